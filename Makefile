@@ -1,0 +1,46 @@
+# The three commands a newcomer needs: make demo, make test, make run. `make` alone lists all.
+PYTHON ?= python3
+ARGS =
+
+BIN = .venv/bin
+STAMP = .venv/installed
+RECENT = import sys; sys.exit(sys.version_info < (3, 11))
+BRANCHES = import json, sys; t = json.load(sys.stdin)["totals"]; p = t["percent_branches_covered"]; \
+	print(f"Branches covered: {p:.1f} %; at least 95 % are needed."); sys.exit(p < 95)
+
+.PHONY: help setup demo test run format
+
+help:
+	@echo "make TARGET, where TARGET is one of"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' Makefile | expand -t 10
+
+setup: $(STAMP) ## Makes .venv and installs everything into it; again only when requirements change. PYTHON=python3.13 picks the Python.
+
+demo: $(STAMP) ## Starts a play Khoros, the relay and a play Zendesk on this machine, no account needed. ARGS=--once: three posts, then ends.
+	$(BIN)/python -m sandbox $(ARGS)
+
+test: $(STAMP) ## Checks format, style and types, runs every test and wants 95 % of all branches covered.
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m pytest --cov --cov-report=term
+	@$(BIN)/python -m coverage json --quiet --fail-under=0 -o - | $(BIN)/python -c '$(BRANCHES)'
+
+run: $(STAMP) ## Runs the relay as a server does, with the settings in .env (see .env.example).
+	$(BIN)/gunicorn 'app:create_app()'
+
+format: $(STAMP) ## Formats the code and mends what ruff can mend by itself.
+	$(BIN)/python -m ruff format .
+	$(BIN)/python -m ruff check --fix .
+
+$(STAMP): requirements.txt requirements-dev.txt
+	@test -x $(BIN)/pip || $(PYTHON) -c '$(RECENT)' || \
+		{ echo "Python 3.11 or later is needed, and '$(PYTHON)' is not it. Name another: make setup PYTHON=python3.13" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || \
+		{ echo "'$(PYTHON) -m venv .venv' failed. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -c '$(RECENT)' || \
+		{ echo ".venv holds a Python older than 3.11. Remove it and run make again: rm -r .venv" >&2; exit 1; }
+	@echo "Installing requirements-dev.txt into .venv ..."
+	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt >.venv/install.log 2>&1 || \
+		{ cat .venv/install.log >&2; exit 1; }
+	@touch $(STAMP)
