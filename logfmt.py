@@ -1,0 +1,71 @@
+"""Log lines as Heroku's router writes them, one for each event: `at=info event=ticket_created post=twitter:34`."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import traceback
+from collections.abc import Iterable
+
+_PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f\x7f]+")
+_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
+_log = logging.getLogger("relay")
+
+
+def event(name: str, level: int = logging.INFO, /, **fields: object) -> None:
+    """Logs one event. `name` is a constant; a field that is None is left out. Never give it a customer's text."""
+    if _log.isEnabledFor(level):
+        _log.log(level, name, extra={"fields": fields})
+
+
+def where(error: BaseException) -> str:
+    """The kind of an unforeseen error and the place it came from. Its message stays out: it may quote a customer."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    places = " < ".join(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in reversed(frames))
+    return f"{type(error).__name__} at {places}" if places else type(error).__name__
+
+
+def field(value: object) -> str:
+    """One logfmt value: bare when it is plain, otherwise quoted on one line; 500 characters at most."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    text = text[:500]
+    if _PLAIN.fullmatch(text):
+        return text
+    return '"' + "".join(_ESCAPES.get(char, char if char.isprintable() else " ") for char in text) + '"'
+
+
+class Formatter(logging.Formatter):
+    """Makes logfmt of our events, of gunicorn's access lines (already logfmt) and of any library's message."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        super().__init__()
+        self._secrets = [secret for secret in secrets if len(secret) >= 8]
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = record.levelname.lower()
+        if hasattr(record, "fields"):
+            pairs = {"at": at, "event": record.msg} | {k: v for k, v in record.fields.items() if v is not None}
+        elif record.name == "gunicorn.access":
+            return self._one_line(record.getMessage())
+        else:
+            failure = where(record.exc_info[1]) if record.exc_info and record.exc_info[1] else None
+            pairs = {"at": at, "event": "message", "logger": record.name, "message": record.getMessage()}
+            pairs |= {"error": failure} if failure else {}
+        return self._one_line(" ".join(f"{key}={field(value)}" for key, value in pairs.items()))
+
+    def _one_line(self, line: str) -> str:
+        for secret in self._secrets:
+            line = line.replace(secret, "[secret]")
+        return line.replace("\r", "\\r").replace("\n", "\\n")
+
+
+def configure(level: str, secrets: Iterable[str] = ()) -> None:
+    """Sends every log line of the process to stdout in this form; the given secrets are masked should one slip in."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(Formatter(secrets))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    _log.setLevel(level)
+    for name in ("gunicorn.error", "gunicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False

@@ -1,0 +1,110 @@
+"""One attempt at an outside service: bounded in time, no redirect followed, every failure named by what to do next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+
+TIMEOUT_S = (3.0, 15.0)  # connect, then each read
+
+
+class ServiceError(Exception):
+    """A call did not do what it should. The message is safe to log: no secret, no customer's text.
+
+    `status` is HTTP's, `code` the service's own error code, `request_id` the service's name for the call and
+    `retry_after_s` the seconds it asks us to wait; each is None when the answer had none.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        request_id: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.request_id, self.retry_after_s = status, code, request_id, retry_after_s
+
+
+class Unavailable(ServiceError):
+    """The service is down, slow or limiting us, and the outcome may be unknown: wait, then send the same again."""
+
+
+class Limited(Unavailable):
+    """The service takes no more calls for now: wait as long as `retry_after_s` says; nothing was done."""
+
+
+class Rejected(ServiceError):
+    """The service refuses this very request: put it aside for a person, go on with the others."""
+
+
+class AuthFailed(ServiceError):
+    """The service refuses us, whatever we send: stop sending and tell someone."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back: status, headers (names in any case) and the body."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    def json(self) -> Any:
+        """The body's JSON value, or None when it is something else."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """Retry-After in seconds, from either of its two forms (RFC 9110, 10.2.3)."""
+        value = self.headers.get("Retry-After", "").strip()
+        if value.isascii() and value.isdigit():
+            return float(value)
+        try:
+            return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+        except (ValueError, TypeError):
+            return None
+
+
+class Bearer(requests.auth.AuthBase):
+    """`Authorization: Bearer`, as an auth object so that no ~/.netrc can replace it."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self.token}"
+        return request
+
+
+def new_session(pool_size: int) -> requests.Session:
+    """A session that `pool_size` threads can share: it keeps connections, and no cookies."""
+    session = requests.Session()
+    session.mount("http://", HTTPAdapter(pool_maxsize=pool_size))
+    session.mount("https://", HTTPAdapter(pool_maxsize=pool_size))
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    session.headers.update({"Accept": "application/json", "User-Agent": "khoros-zendesk-relay"})
+    return session
+
+
+def send(session: requests.Session, method: str, url: str, **options: Any) -> Answer:
+    """Makes one attempt and returns whatever was answered. Raises Unavailable when no whole answer came."""
+    try:
+        response = session.request(method, url, timeout=TIMEOUT_S, allow_redirects=False, **options)
+    except requests.RequestException as error:
+        raise Unavailable(f"{urlsplit(url).hostname} gave no answer ({type(error).__name__})") from error
+    return Answer(response.status_code, response.headers, response.content)
