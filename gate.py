@@ -1,0 +1,83 @@
+"""The one gate in front of Zendesk: when deliveries may leave, as data and pure functions.
+
+Zendesk is one destination, so its trouble is one state that all processes share. While the gate is not open nothing
+leaves until `hold_until`; then a single probe does, and what becomes of it decides for everything that waits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+OPEN, LIMITED, OUTAGE, UNAUTHORISED = "open", "limited", "outage", "unauthorised"
+BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+AUTH_BACKOFF_S = (5.0, 15.0, 30.0, 60.0)
+MAX_HOLD_S = 3600.0  # a longer wait is not believed: the clock was set back, or the header is nonsense
+CALLS_PER_ITEM = 2  # what one item may cost: a look-up and a creation
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The state of the destination. Times are seconds of the store's clock.
+
+    `version` counts the changes of state. What left under an older version says nothing new when its answer comes.
+    """
+
+    state: str = OPEN
+    reason: str = ""
+    version: int = 0
+    failures: int = 0
+    hold_until: float = 0.0
+    calls_left: int | None = None
+    window_ends_at: float = 0.0
+
+    def held_for(self, now: float) -> float:
+        """Seconds until something may leave again; 0 when it may now."""
+        wait = self.hold_until - now
+        return wait if 0 < wait <= MAX_HOLD_S else 0.0
+
+    def places(self, now: float, in_flight: int, free: int) -> int:
+        """How many of the `free` deliveries may leave now, while `in_flight` have not come back."""
+        if self.held_for(now):
+            return 0
+        if self.state != OPEN:
+            return min(free, 1)
+        if self.calls_left is None or not 0 < self.window_ends_at - now <= MAX_HOLD_S:
+            return free
+        return max(0, min(free, self.calls_left // CALLS_PER_ITEM - in_flight))
+
+    def probing(self, now: float, lease_s: float) -> Gate:
+        """The gate while its probe is under way: closed to the others until the answer, or for the probe's lease."""
+        return self if self.state == OPEN else replace(self, hold_until=now + lease_s)
+
+    def counted(self, now: float, calls_left: int, reset_s: float) -> Gate:
+        """What an answer said of the rate limit. Within a window the lowest holds: answers overtake each other."""
+        ends_at = now + reset_s
+        if self.calls_left is not None and now < self.window_ends_at:
+            if ends_at < self.window_ends_at - 2:
+                return self  # a late answer from the window before
+            if ends_at <= self.window_ends_at + 2:  # the header counts whole seconds
+                calls_left = min(calls_left, self.calls_left)
+        return replace(self, calls_left=calls_left, window_ends_at=ends_at)
+
+    def after_success(self, now: float, version: int) -> Gate:
+        """Zendesk took something: open, unless the window's calls are used up."""
+        if version != self.version:
+            return self
+        if self.calls_left is not None and self.calls_left < CALLS_PER_ITEM and self.window_ends_at > now:
+            return self._changed(LIMITED, "the account's calls for this minute are used up", self.window_ends_at)
+        return self if self.state == OPEN else self._changed(OPEN, "", 0.0)
+
+    def after_failure(self, now: float, version: int, state: str, reason: str, retry_after_s: float | None) -> Gate:
+        """Zendesk is not to be had: close, longer each time, and never shorter than it asked for."""
+        if version != self.version:
+            return self
+        steps = AUTH_BACKOFF_S if state == UNAUTHORISED else BACKOFF_S
+        failures = self.failures if state == self.state else 0
+        wait = steps[min(failures, len(steps) - 1)]
+        if retry_after_s is not None:
+            wait = max(retry_after_s, steps[0] if state == LIMITED else wait)
+        gate = self._changed(state, reason, now + min(wait, MAX_HOLD_S))
+        return replace(gate, failures=failures + 1)
+
+    def _changed(self, state: str, reason: str, hold_until: float) -> Gate:
+        return replace(self, state=state, reason=reason, version=self.version + 1, failures=0, hold_until=hold_until)
