@@ -1,0 +1,61 @@
+"""How gunicorn runs the service: threads for the requests, and the background work of each worker."""
+
+import os
+import signal
+import sys
+from typing import Any
+
+from dotenv import load_dotenv
+from gunicorn.glogging import Logger
+
+import logfmt
+from config import Config, ConfigError
+
+load_dotenv(".env")
+
+bind = f"0.0.0.0:{os.environ.get('PORT') or 8000}"
+workers = int(os.environ.get("WEB_CONCURRENCY") or 1)
+worker_class = "gthread"
+threads = 16
+keepalive = 95  # above the 90 s for which Heroku's router keeps its connections
+graceful_timeout = 20
+control_socket_disable = True
+accesslog = "-"
+access_log_format = (
+    'at=info event=request method=%(m)s path="%(U)s" status=%(s)s took_ms=%(M)s request_id="%({x-request-id}i)s"'
+)
+
+
+class logger_class(Logger):  # type: ignore[misc]  # its base has no types
+    """gunicorn's own lines in our form, on stdout."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        logfmt.configure("INFO")
+
+
+def on_starting(server: Any) -> None:
+    """Says what is wrong with the settings once, here, rather than in every worker."""
+    try:
+        Config.from_env(os.environ)
+    except ConfigError as error:
+        sys.exit(f"{error}")
+
+
+def post_worker_init(worker: Any) -> None:
+    """The port is bound and the worker can answer: now the background work begins."""
+    relay = worker.wsgi.extensions["relay"]
+    finish_requests = signal.getsignal(signal.SIGTERM)
+
+    def stop(signum: int, frame: Any) -> None:
+        relay.delivery.stop_claiming()
+        finish_requests(signum, frame)  # type: ignore[operator,misc]  # gunicorn has set a function
+
+    signal.signal(signal.SIGTERM, stop)
+    relay.start()
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """The last request is answered: what is on its way to Zendesk may still arrive."""
+    if wsgi := getattr(worker, "wsgi", None):
+        wsgi.extensions["relay"].stop()
