@@ -11,12 +11,13 @@ import uuid
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dotenv import load_dotenv
 from flask import Flask, Response, current_app, jsonify, render_template, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import logfmt
+from catch_up import CatchUp
+from cli import subscription
 from config import Config
 from delivery import PARALLEL, Delivery
 from inbox import Inbox, StoreUnavailable
@@ -38,6 +39,7 @@ class Relay:
     config: Config
     inbox: Inbox
     intake: Intake
+    khoros: KhorosClient
     delivery: Delivery
     subscriber: Subscriber
     writable_at: float = 0.0
@@ -75,11 +77,9 @@ class Relay:
 
 
 def create_app(config: Config | None = None) -> Flask:
-    """The service, wired but not yet working in the background. Without `config` it is read from the environment and
-    .env. Raises ConfigError."""
-    if config is None:
-        load_dotenv(".env")
-        config = Config.from_env(os.environ)
+    """The service, wired but not yet working in the background. Without `config` it is read from the environment.
+    Raises ConfigError."""
+    config = config or Config.from_env(os.environ)
     secrets = (config.khoros_token, *config.bearer_tokens, config.client_secret, config.api_token, config.database_url)
     logfmt.configure(config.log_level, secrets)
     app = Flask(__name__)
@@ -87,10 +87,12 @@ def create_app(config: Config | None = None) -> Flask:
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the provider Flask sets by default has it
     app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1)  # type: ignore[method-assign]  # Flask's documented way
     app.extensions["relay"] = _wire(config)
-    app.add_url_rule(NOTIFICATIONS_PATH, view_func=notifications, methods=["POST"])
+    if not config.polling:
+        app.add_url_rule(NOTIFICATIONS_PATH, view_func=notifications, methods=["POST"])
     app.add_url_rule("/health", view_func=health)
     app.add_url_rule("/", view_func=landing)
     app.register_error_handler(Exception, failure)
+    app.cli.add_command(subscription)
     app.after_request(secure)
     return app
 
@@ -106,13 +108,16 @@ def _wire(config: Config) -> Relay:
         pool_size=PARALLEL,
     )
     khoros = KhorosClient(config.khoros_url, config.khoros_token, config.company_id)
-    style = Style(config.label.pattern, config.ticket_fields, config.comment_public)
+    delivery = Delivery(inbox, zendesk, Style(config.label.pattern, config.ticket_fields, config.comment_public))
+    intake = Intake(config, inbox)
+    catch_up = CatchUp(config, inbox, intake, khoros, delivery.wake)
     return Relay(
         config=config,
         inbox=inbox,
-        intake=Intake(config, inbox),
-        delivery=Delivery(inbox, zendesk, style),
-        subscriber=Subscriber(config, inbox, khoros),
+        intake=intake,
+        khoros=khoros,
+        delivery=delivery,
+        subscriber=Subscriber(config, inbox, khoros, catch_up),
     )
 
 
@@ -163,8 +168,10 @@ def health() -> tuple[Response, int]:
 
 
 def landing() -> str:
-    """GET /: what this is and whether it is connected."""
+    """GET /: what this is and whether it is connected. On Heroku the visit also tells the service its own name."""
     connected = relay().can_store()
+    if connected and request.method == "GET":
+        relay().subscriber.learn_address(request.host.lower(), secure=request.is_secure)
     connection = relay().subscriber.connection() if connected else None
     gate = relay().inbox.gate()[0] if connected else None
     return render_template("index.html", connection=connection, gate=gate, config=relay().config)

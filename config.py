@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
+import click
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -31,14 +32,18 @@ VARIABLES = {
     "KHOROS_EXTERNAL_ID": "our name for the subscription, normally send-to-zendesk",
     "ZENDESK_TICKET_FIELDS": 'a JSON object merged into each ticket, for example {"group_id": 123, "tags": ["social"]}',
     "ZENDESK_COMMENT_PUBLIC": "true or false; true makes the first comment public, which e-mails the requester",
+    "KHOROS_DELIVERY": "push or poll; poll needs no public address",
+    "CATCH_UP_MINUTES": "how often the service fetches what no push brought, normally 5; 0 switches it off",
+    "POLL_SECONDS": "how often the service polls when KHOROS_DELIVERY is poll, normally 15",
     "LOG_LEVEL": "DEBUG, INFO, WARNING or ERROR",
 }
 _OURS = ("comment", "description", "external_id", "id", "subject", "via_followup_source_id")
 _VISIBLE = re.compile(r"[!-~]+")
 
 
-class ConfigError(Exception):
-    """Some variables are missing or wrong; the message has a line for each, and no value that could be secret."""
+class ConfigError(click.ClickException):
+    """Some variables are missing or wrong; the message has a line for each, and no value that could be secret. A
+    ClickException, so that `flask --app app …` prints it without a traceback."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,9 @@ class Config:
     external_id: str = "send-to-zendesk"
     ticket_fields: Mapping[str, Any] = field(default_factory=dict)
     comment_public: bool = False
+    polling: bool = False
+    catch_up_s: float = 300.0
+    poll_s: float = 15.0
     log_level: str = "INFO"
     on_dyno: bool = False
 
@@ -85,6 +93,9 @@ class Config:
             external_id=read("KHOROS_EXTERNAL_ID", str, cls.external_id),
             ticket_fields=read("ZENDESK_TICKET_FIELDS", _ticket_fields, {}),
             comment_public=read("ZENDESK_COMMENT_PUBLIC", _boolean, False),
+            polling=read("KHOROS_DELIVERY", _polling, False),
+            catch_up_s=60.0 * read("CATCH_UP_MINUTES", _number, 5),
+            poll_s=read("POLL_SECONDS", _positive, 15),
             log_level=read("LOG_LEVEL", _log_level, cls.log_level),
             on_dyno="DYNO" in environ,
         )
@@ -141,9 +152,15 @@ def _bearer_tokens(value: str) -> tuple[str, ...]:
     return tokens
 
 
-def _positive(value: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,18}", value) or int(value) == 0:
+def _number(value: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", value):
         raise ValueError("is not a whole number")
+    return int(value)
+
+
+def _positive(value: str) -> int:
+    if _number(value) == 0:
+        raise ValueError("must be more than 0")
     return int(value)
 
 
@@ -223,6 +240,12 @@ def _boolean(value: str) -> bool:
     if value.lower() not in ("true", "false", "1", "0", "yes", "no"):
         raise ValueError("must be true or false")
     return value.lower() in ("true", "1", "yes")
+
+
+def _polling(value: str) -> bool:
+    if value.lower() not in ("push", "poll"):
+        raise ValueError("must be push or poll")
+    return value.lower() == "poll"
 
 
 def _log_level(value: str) -> str:

@@ -37,19 +37,21 @@ class Intake:
             reason = self._not_ours(notification)
             items, broken = ([], []) if reason else self._items(notification, source, request_id)
         except Unreadable as error:
-            self._inbox.accept([_parked(raw, str(error), source, request_id)])
-            event("parked", logging.ERROR, source=source, reason=error, request_id=request_id)
+            if self._inbox.accept([_parked(raw, str(error), source, request_id)]):
+                event("parked", logging.ERROR, source=source, reason=error, request_id=request_id)
             raise
         names = {"event_uuid": notification.event_uuid, "source": source, "request_id": request_id}
+        quiet = logging.DEBUG if source == "poll" else logging.INFO  # a poll meets the same events again and again
         if reason:
-            event("notification_ignored", reason=reason, **names)
+            event("notification_ignored", quiet, reason=reason, **names)
             return Receipt(ignored=max(1, len(notification.items)))
-        accepted = self._inbox.accept(items + broken) - len(broken)
         for item in broken:
-            event("parked", logging.ERROR, reason=item.reason, **names)
-        receipt = Receipt(max(0, accepted), len(items) - max(0, accepted))
-        event("notification_accepted", accepted=receipt.accepted, duplicates=receipt.duplicates, **names)
-        return receipt
+            if self._inbox.accept([item]):
+                event("parked", logging.ERROR, reason=item.reason, **names)
+        accepted = self._inbox.accept(items)
+        level = logging.INFO if accepted else quiet
+        event("notification_accepted", level, accepted=accepted, duplicates=len(items) - accepted, **names)
+        return Receipt(accepted, len(items) - accepted)
 
     def _not_ours(self, notification: Notification) -> str | None:
         """Why a readable notification concerns someone else. An empty list of labels is no reason: Khoros has applied

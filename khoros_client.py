@@ -6,15 +6,27 @@ API reference: https://developer.khoros.com/khorosmarketingdevdocs/reference/not
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, tzinfo
+from functools import cache
 from typing import Any
+
+import dateutil.parser
+from dateutil import tz
 
 from outbound import Answer, AuthFailed, Bearer, Rejected, ServiceError, Unavailable, new_session, send
 
 EVENT_NAME = "stream-item-label-applied"
 PAGE_SIZE = 100
 ID_LIMIT = 255  # characters; what an id column and Zendesk's external_id hold
+ZONE_PLACES = (
+    *("America/Chicago", "America/New_York", "America/Denver", "America/Los_Angeles", "America/Anchorage"),
+    *("Pacific/Honolulu", "America/Halifax", "UTC", "Europe/London", "Europe/Paris", "Europe/Athens", "Europe/Lisbon"),
+    *("Europe/Moscow", "Asia/Kolkata", "Asia/Tokyo", "Asia/Seoul", "Asia/Hong_Kong", "Australia/Sydney"),
+    *("Australia/Perth", "Australia/Adelaide", "Pacific/Auckland", "Africa/Johannesburg"),
+)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -242,6 +254,38 @@ def _refusal(answer: Answer, envelope: Mapping[str, Any]) -> ServiceError:
     if status in (408, 425, 429) or status >= 500:
         return Unavailable(said, status=status, code=code, retry_after_s=answer.retry_after_s)
     return Rejected(said, status=status, code=code)
+
+
+def read_date(value: object) -> float | None:
+    """A date of Khoros' as seconds since 1970: "Wed Apr 12 09:01:11 CDT 2017", "2011-05-26T18:23:31.000Z" or
+    milliseconds. None when it cannot be read for sure."""
+    text = _text(value)
+    if re.fullmatch("[0-9]{13}", text):
+        return int(text) / 1000
+    if not re.search("[0-9]{4}", text) or not re.search("[0-9]:[0-9]{2}", text):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", dateutil.parser.UnknownTimezoneWarning)
+            date = dateutil.parser.parse(text, tzinfos=_zone)
+    except (ValueError, OverflowError, dateutil.parser.UnknownTimezoneWarning):
+        return None
+    return date.timestamp() if date.tzinfo else None
+
+
+def _zone(name: str, offset_s: int | None) -> tzinfo | None:
+    """The zone an abbreviation stands for; where several share it, the one of Khoros' own country."""
+    return tz.tzoffset(name, offset_s) if offset_s is not None else _zones().get(name)
+
+
+@cache
+def _zones() -> dict[str, tzinfo]:
+    names: dict[str, tzinfo] = {}
+    for place in ZONE_PLACES:
+        for month in (1, 7):
+            date = datetime(2026, month, 1, tzinfo=tz.gettz(place))
+            names.setdefault(date.tzname() or "", tz.tzoffset(None, date.utcoffset() or 0))
+    return names
 
 
 def _entries(data: object) -> list[dict[str, Any]]:
