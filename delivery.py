@@ -19,8 +19,8 @@ from tickets import Post, Style, note_body, ticket_body
 from zendesk_client import ZendeskClient
 
 PARALLEL = 8
-LEASE_S = 15.0
-RENEW_S = 5.0  # while a call is under way its lease is prolonged this often, so that no call outlives it
+LEASE_S = 10.0
+RENEW_S = 3.0  # while a call is under way its lease is prolonged this often, so that no call outlives it
 IDLE_S = 1.0
 KEY_LIFE_S = 6900.0  # Zendesk forgets an idempotency key after two hours
 PATIENCE = 5  # attempts after which an item's own trouble is no longer taken for Zendesk's

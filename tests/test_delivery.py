@@ -1,0 +1,376 @@
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import Clock, new_item
+
+from delivery import CHECK_ID, KEY_LIFE_S, LEASE_S, PARALLEL, Delivery
+from gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED
+from inbox import Inbox, NewItem
+from outbound import Unavailable
+from sandbox.server import Server
+from sandbox.zendesk import FakeZendesk
+from tickets import Style
+from zendesk_client import Ticket, ZendeskClient
+
+
+@pytest.fixture
+def zendesk(clock: Clock) -> Iterator[FakeZendesk]:
+    fake = FakeZendesk(clock=clock)
+    with Server(fake.app) as server:
+        fake.url = server.url  # type: ignore[attr-defined]
+        yield fake
+
+
+@pytest.fixture
+def delivery(inbox: Inbox, zendesk: FakeZendesk, clock: Clock) -> Delivery:
+    return new_delivery(inbox, zendesk, clock)
+
+
+def new_delivery(
+    inbox: Inbox, zendesk: FakeZendesk, clock: Clock, kind: type[ZendeskClient] = ZendeskClient
+) -> Delivery:
+    client = kind(
+        zendesk.url,  # type: ignore[attr-defined]
+        client_id=zendesk.client_id,
+        client_secret=zendesk.client_secret,
+        clock=clock,
+    )
+    return Delivery(inbox, client, Style("CreateCase"))
+
+
+@pytest.fixture(autouse=True)
+def everything_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "relay")
+
+
+def events(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.name == "relay"]
+
+
+def drain(delivery: Delivery, clock: Clock, *, up_to_s: float = 600, step_s: float = 1.0) -> float:
+    """Delivers until nothing is pending, turning the clock where it has to wait; returns the seconds that took."""
+    waited = 0.0
+    while delivery._inbox.counts().pending:
+        if delivery.deliver_due() is not None:
+            assert waited <= up_to_s, "still pending"
+            clock.advance(step_s)
+            waited += step_s
+    return waited
+
+
+def creations(zendesk: FakeZendesk) -> list[Any]:
+    return [call for call in zendesk.calls if call.method == "POST" and call.path == "/api/v2/tickets"]
+
+
+def test_a_labelled_post_becomes_a_ticket(delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk) -> None:
+    inbox.accept([new_item("e1", "twitter:1")])
+    delivery.deliver_due()
+    [ticket] = zendesk.tickets
+    assert (ticket.external_id, ticket.subject) == ("twitter:1", "Jo on X: Hello")
+    assert (inbox.counts().pending, inbox.counts().parked) == (0, 0)
+
+
+def test_the_label_applied_again_puts_a_note_on_the_ticket(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    inbox.accept([new_item("e1", "twitter:1")])
+    inbox.accept([new_item("e2", "twitter:1")])
+    drain(delivery, clock)
+    [ticket] = zendesk.tickets
+    assert [("e1" in c.html_body, "e2" in c.html_body) for c in ticket.comments] == [(True, False), (False, True)]
+    assert not ticket.comments[1].public
+
+
+def test_a_closed_ticket_gets_a_follow_up_and_later_labels_go_there(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    inbox.accept([new_item("e1", "twitter:1")])
+    drain(delivery, clock)
+    zendesk.close_ticket(zendesk.tickets[0].id)
+    inbox.accept([new_item("e2", "twitter:1")])
+    drain(delivery, clock)
+    inbox.accept([new_item("e3", "twitter:1")])
+    drain(delivery, clock)
+    first, follow_up = zendesk.tickets
+    assert follow_up.fields["via_followup_source_id"] == first.id
+    assert [len(ticket.comments) for ticket in (first, follow_up)] == [1, 2]
+
+
+def test_a_deleted_ticket_is_replaced(delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock) -> None:
+    inbox.accept([new_item("e1", "twitter:1")])
+    drain(delivery, clock)
+    zendesk.delete_ticket(zendesk.tickets[0].id)
+    inbox.accept([new_item("e2", "twitter:1")])
+    drain(delivery, clock)
+    [ticket] = zendesk.tickets
+    assert "e2" in ticket.comments[0].html_body and "via_followup_source_id" not in ticket.fields
+
+
+def test_a_note_that_zendesk_refuses_for_another_reason_is_parked(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    inbox.accept([new_item("e1", "twitter:1")])
+    drain(delivery, clock)
+    zendesk.faults.fail(1, 422, method="PUT")
+    inbox.accept([new_item("e2", "twitter:1")])
+    drain(delivery, clock)
+    assert (len(zendesk.tickets), inbox.counts().parked) == (1, 1)
+
+
+@pytest.mark.parametrize("effect", [False, True], ids=["before the effect", "after the effect"])
+@pytest.mark.parametrize("fault", ["reset", "503", "409", "504"])
+def test_an_unknown_outcome_ends_in_one_ticket(
+    fault: str, effect: bool, delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    if fault == "reset":
+        zendesk.faults.reset(1, path="/api/v2/tickets", effect=effect)
+    else:
+        zendesk.faults.fail(1, int(fault), path="/api/v2/tickets", effect=effect)
+    inbox.accept([new_item()])
+    waited = drain(delivery, clock)
+    sent = creations(zendesk)
+    assert len(zendesk.tickets) == 1 and waited == 1
+    assert len({(call.idempotency_key, call.body) for call in sent}) == 1 and len(sent) == 2
+
+
+@pytest.mark.parametrize("fault", ["reset", "503"])
+def test_an_unknown_outcome_of_a_note_ends_in_one_note(
+    fault: str, delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    inbox.accept([new_item("e1", "twitter:1")])
+    drain(delivery, clock)
+    if fault == "reset":
+        zendesk.faults.reset(1, method="PUT", effect=True)
+    else:
+        zendesk.faults.fail(1, 503, method="PUT", effect=True)
+    inbox.accept([new_item("e2", "twitter:1")])
+    drain(delivery, clock)
+    assert len(zendesk.tickets[0].comments) == 2
+
+
+def test_a_ticket_made_before_the_key_expired_is_found_and_not_made_again(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    zendesk.faults.reset(1, path="/api/v2/tickets", effect=True)
+    inbox.accept([new_item()])
+    delivery.deliver_due()
+    clock.advance(3 * 3600)
+    drain(delivery, clock)
+    assert len(zendesk.tickets) == 1 and len(creations(zendesk)) == 1
+
+
+def test_a_ticket_never_made_is_made_after_the_key_expired(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    zendesk.faults.reset(1, path="/api/v2/tickets", effect=False)
+    inbox.accept([new_item()])
+    delivery.deliver_due()
+    clock.advance(KEY_LIFE_S + 1)
+    drain(delivery, clock)
+    assert len(zendesk.tickets) == 1
+
+
+def test_an_event_that_was_polled_is_looked_up_before_a_ticket_is_made(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock, database_url: str
+) -> None:
+    """As after the loss of the database: the ticket exists, only the inbox does not know."""
+    inbox.accept([new_item("e1", "twitter:1")])
+    drain(delivery, clock)
+    forget_everything(inbox)
+    clock.advance(3 * 3600)
+    inbox.accept([new_item("e1", "twitter:1", source="poll"), new_item("e1", "twitter:2", source="poll")])
+    drain(delivery, clock)
+    assert sorted(ticket.external_id for ticket in zendesk.tickets) == ["twitter:1", "twitter:2"]
+    assert [len(ticket.comments) for ticket in zendesk.tickets] == [1, 1]
+
+
+def test_another_event_of_a_post_whose_ticket_was_looked_up_becomes_a_note_once(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    inbox.accept([new_item("e1", "twitter:1")])
+    drain(delivery, clock)
+    for _ in range(2):
+        forget_everything(inbox)
+        inbox.accept([new_item("e2", "twitter:1", source="poll")])
+        drain(delivery, clock)
+    [ticket] = zendesk.tickets
+    assert len(ticket.comments) == 2
+
+
+def test_other_words_under_a_known_key_find_the_ticket(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    """As after the loss of the database and a changed setting."""
+    inbox.accept([new_item()])
+    drain(delivery, clock)
+    forget_everything(inbox)
+    inbox.accept([NewItem("event-1", "twitter:1", {"labels": [], "item": {"entityId": "twitter:1", "text": "Other"}})])
+    drain(delivery, clock)
+    assert len(zendesk.tickets) == 1 and inbox.counts().parked == 0
+
+
+def test_a_refused_post_is_parked_alone(delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock) -> None:
+    zendesk.faults.fail(1, 422, path="/api/v2/tickets")
+    inbox.accept([new_item("e1", "p:1")])
+    inbox.accept([new_item("e2", "p:2")])
+    drain(delivery, clock)
+    assert (len(zendesk.tickets), inbox.counts().parked, inbox.gate()[0].state) == (1, 1, OPEN)
+
+
+def test_a_limit_holds_everything_as_long_as_zendesk_says(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    zendesk.faults.fail(1, 429, retry_after=37, path="/api/v2/tickets")
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(1)])
+    delivery.deliver_due()
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(1, 5)])
+    asked = len(zendesk.calls)
+    for _ in range(36):
+        clock.advance(1)
+        assert delivery.deliver_due()
+    assert len(zendesk.calls) == asked and inbox.gate()[0].state == LIMITED
+    drain(delivery, clock)
+    assert len(zendesk.tickets) == 5
+    assert [name for name in events(caplog) if name in ("limited", "recovered")] == ["limited", "recovered"]
+
+
+def test_stays_under_the_limit_by_reading_what_is_left(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    zendesk.set_rate(50)
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(120)])
+    waited = drain(delivery, clock)
+    assert len(zendesk.tickets) == 120
+    assert sum(call.status == 429 for call in zendesk.calls) == 0
+    assert waited <= 125
+
+
+def test_an_outage_of_an_hour_costs_few_calls_and_no_item(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    zendesk.faults.outage(503)
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(20)])
+    for _ in range(600):
+        delivery.deliver_due()
+        clock.advance(6)
+    assert inbox.gate()[0].state == OUTAGE and len(creations(zendesk)) < 140
+    zendesk.faults.clear()
+    assert drain(delivery, clock) <= 30
+    assert len(zendesk.tickets) == 20
+    assert [name for name in events(caplog) if name in ("outage", "recovered")] == ["outage", "recovered"]
+
+
+def test_refused_logins_hold_everything_and_park_nothing(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    zendesk.faults.outage(403)
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(20)])
+    for _ in range(120):
+        delivery.deliver_due()
+        clock.advance(5)
+    assert (inbox.gate()[0].state, inbox.counts().pending, inbox.counts().parked) == (UNAUTHORISED, 20, 0)
+    zendesk.faults.clear()
+    assert drain(delivery, clock) <= 60
+    assert len(zendesk.tickets) == 20
+    [told] = [record for record in caplog.records if record.message == "unauthorised"]
+    assert told.levelno == logging.ERROR
+
+
+class Touchy(ZendeskClient):
+    """Zendesk breaks on one post, whatever one does."""
+
+    def create_ticket(self, body: bytes, idempotency_key: str) -> Ticket:
+        if b"poison" in body:
+            raise Unavailable("Zendesk answered 500", status=500)
+        return super().create_ticket(body, idempotency_key)
+
+
+def test_a_post_that_always_breaks_zendesk_does_not_hold_up_the_others(
+    inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    delivery = new_delivery(inbox, zendesk, clock, Touchy)
+    inbox.accept([new_item("poison", "p:0")])
+    for number in range(1, 30):
+        inbox.accept([new_item(f"e{number}", f"p:{number}")])
+        for _ in range(10):
+            delivery.deliver_due()
+            clock.advance(1)
+    for _ in range(30):
+        delivery.deliver_due()
+        clock.advance(1)
+    assert len(zendesk.tickets) == 29
+    counts = inbox.counts()
+    assert (counts.pending, counts.parked, inbox.gate()[0].state) == (1, 0, OPEN)
+
+
+def test_the_check_says_whether_zendesk_takes_our_credentials(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    zendesk.faults.outage(401)
+    delivery.check()
+    assert inbox.gate()[0].state == UNAUTHORISED
+    zendesk.faults.clear()
+    clock.advance(60)
+    assert delivery.deliver_due() == 0.0
+    assert inbox.gate()[0].state == OPEN
+    assert events(caplog) == ["unauthorised", "zendesk_connected", "recovered"]
+    assert CHECK_ID not in [ticket.external_id for ticket in zendesk.tickets]
+
+
+def test_an_item_whose_lease_was_lost_is_left_to_its_new_owner(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    inbox.accept([new_item()])
+    taken: list[Any] = []
+    delivery.deliver_due(taken.append)
+    clock.advance(LEASE_S)
+    delivery.deliver_due()
+    delivery.deliver(taken[0])
+    assert len(zendesk.tickets) == 1 and "lease_lost" in events(caplog)
+
+
+def test_the_log_names_the_event_and_no_customers_text(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, caplog: pytest.LogCaptureFixture
+) -> None:
+    inbox.accept([new_item("e1", "twitter:1", request_id="r-1")])
+    delivery.deliver_due()
+    [record] = [record for record in caplog.records if record.message == "ticket_created"]
+    fields = record.__dict__["fields"]
+    assert fields["ticket"] == zendesk.tickets[0].id
+    assert (fields["post"], fields["event_uuid"], fields["request_id"]) == ("twitter:1", "e1", "r-1")
+    assert "Hello" not in json.dumps(fields)
+
+
+def test_delivers_in_parallel_and_stops_without_cutting_anything(
+    inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    delivery = new_delivery(inbox, zendesk, clock)
+    delivery.start()
+    wait_for(lambda: any(call.path == "/api/v2/tickets" for call in zendesk.calls))
+    zendesk.latency_s = 1.0
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(PARALLEL + 5)])
+    delivery.wake()
+    wait_for(lambda: delivery._in_flight == PARALLEL)
+    delivery.stop(10)
+    assert len(zendesk.tickets) == PARALLEL
+    assert inbox.counts().pending == 5
+
+
+def wait_for(done: Any, timeout_s: float = 10) -> None:
+    pause = threading.Event()
+    for _ in range(int(timeout_s / 0.01)):
+        if done():
+            return
+        pause.wait(0.01)
+    raise AssertionError("timed out")
+
+
+def forget_everything(inbox: Inbox) -> None:
+    with inbox._transaction() as db:
+        db.exec_driver_sql("DELETE FROM inbox")
