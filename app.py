@@ -15,9 +15,9 @@ from flask import Flask, Response, current_app, jsonify, render_template, reques
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+import cli
 import logfmt
 from catch_up import CatchUp
-from cli import subscription
 from config import Config
 from delivery import PARALLEL, Delivery
 from inbox import Inbox, StoreUnavailable
@@ -92,7 +92,8 @@ def create_app(config: Config | None = None) -> Flask:
     app.add_url_rule("/health", view_func=health)
     app.add_url_rule("/", view_func=landing)
     app.register_error_handler(Exception, failure)
-    app.cli.add_command(subscription)
+    app.cli.add_command(cli.inbox)
+    app.cli.add_command(cli.subscription)
     app.after_request(secure)
     return app
 

@@ -14,6 +14,7 @@ from khoros_client import Subscription
 from outbound import ServiceError
 
 subscription = AppGroup("subscription", help="Show, pause, resume or delete the subscription in Khoros.")
+inbox = AppGroup("inbox", help="List what is parked, and send it again.")
 SURE = "No label will make a ticket any more. Delete the subscription in Khoros?"
 
 
@@ -52,6 +53,25 @@ def delete() -> None:
     _attempt(relay.subscriber.retire)
     _attempt(lambda: relay.khoros.delete(held.uuid))
     click.echo(f"Deleted {held.uuid}. Khoros sends us nothing any more. To start anew: subscription resume")
+
+
+@inbox.command("list")
+def list_parked() -> None:
+    """List what is parked: refused by Zendesk, or not readable."""
+    parked = _attempt(current_app.extensions["relay"].inbox.parked)
+    for item in parked:
+        click.echo(f"{item.id:>8}  {item.age_s / 3600:6.1f} h  {item.entity_id or '-':<32}  {item.reason}")
+    click.echo(f"{len(parked)} parked." + (" Send again with: inbox retry ID" if parked else ""))
+
+
+@inbox.command()
+@click.argument("ids", type=int, nargs=-1, required=True)
+def retry(ids: tuple[int, ...]) -> None:
+    """Send parked items again, when what Zendesk refused them for is mended."""
+    sent = _attempt(lambda: current_app.extensions["relay"].inbox.retry(ids))
+    click.echo(f"{sent} of {len(ids)} wait to be sent again; the running service takes them within a second.")
+    if sent < len(ids):
+        raise click.ClickException("the others are not parked, or were never readable: see inbox list")
 
 
 def _first() -> Subscription | None:

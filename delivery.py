@@ -46,9 +46,9 @@ class Delivery:
         self._wake = threading.Event()
         self._stopping = False
         self._held = False
+        self._more = False  # whether the last claim left something that is due
         self._store_works = True
-        self._in_flight = 0
-        self._lock = threading.Lock()
+        self._flying: set[int] = set()  # ids of the items under way
         self._queue: SimpleQueue[Item] = SimpleQueue()
         self._loop = threading.Thread(target=self._run, name="delivery", daemon=True)
 
@@ -59,16 +59,17 @@ class Delivery:
 
         Returns None when something was due, otherwise the seconds the gate stays closed. Raises StoreUnavailable.
         """
-        free = self._parallel - self._in_flight
+        free = self._parallel - len(self._flying)
         if not free:
             return None
         claim = self._inbox.claim(free, LEASE_S, self._compose)
+        self._more = claim.more or claim.gate.state != OPEN
         for item in claim.items:
             if item.request is None:
                 event("parked", logging.ERROR, **_names(item), reason="the post cannot be put into a ticket")
             else:
                 (hand_over or self.deliver)(item)
-        if not claim.items and claim.gate.state != OPEN and not claim.held_s and not self._in_flight:
+        if not claim.items and claim.gate.state != OPEN and not claim.held_s and not self._flying:
             self.check()
         return None if claim.items else claim.held_s
 
@@ -109,9 +110,9 @@ class Delivery:
     # From an item to Zendesk
 
     def _compose(self, item: Item) -> Request:
-        post = _post(item)
+        post, again = _post(item), ("retry", item.attempts) if item.attempts > 1 else ()
         if item.post_ticket_id is None:
-            return Request(ticket_body(post, self._style), _key(item))
+            return Request(ticket_body(post, self._style), _key(item, *again))
         return Request(note_body(post, self._style), _key(item, "note", item.post_ticket_id), item.post_ticket_id)
 
     def _send(self, item: Item) -> Sent:
@@ -237,16 +238,16 @@ class Delivery:
         self._wake.set()
         if self._loop.is_alive():
             self._loop.join(timeout_s)
-        if self._in_flight:
-            event("stopped_in_flight", logging.WARNING, items=self._in_flight)
+        if self._flying:
+            event("stopped_in_flight", logging.WARNING, items=len(self._flying))
 
     def _run(self) -> None:
         renewed_at = time.monotonic()
         self._guarded(self.check)
-        while not self._stopping or self._in_flight:
+        while not self._stopping or self._flying:
             held_s = None if self._stopping else self._guarded(lambda: self.deliver_due(self._hand_over))
-            if self._in_flight and time.monotonic() - renewed_at > RENEW_S:
-                self._guarded(lambda: self._inbox.renew(LEASE_S))
+            if (flying := list(self._flying)) and time.monotonic() - renewed_at > RENEW_S:
+                self._guarded(lambda ids=flying: self._inbox.renew(ids, LEASE_S))  # type: ignore[misc]  # mypy: no default
                 renewed_at = time.monotonic()
             self._held = bool(held_s)
             self._wake.wait(min(held_s or IDLE_S, IDLE_S))
@@ -269,16 +270,16 @@ class Delivery:
         return IDLE_S
 
     def _hand_over(self, item: Item) -> None:
-        with self._lock:
-            self._in_flight += 1
+        self._flying.add(item.id)
         self._queue.put(item)
 
     def _work(self) -> None:
         while True:
-            self.deliver(self._queue.get())
-            with self._lock:
-                self._in_flight -= 1
-            self._wake.set()
+            item = self._queue.get()
+            self.deliver(item)
+            self._flying.discard(item.id)
+            if self._more or self._stopping:
+                self._wake.set()
 
 
 def _post(item: Item) -> Post:

@@ -7,20 +7,23 @@ database's clock, rows claimed FOR UPDATE SKIP LOCKED), through the same stateme
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from gate import OPEN, Gate
+from logfmt import event, where
 
 SCHEMA_VERSION = 1
 PENDING, DELIVERED, PARKED = "pending", "delivered", "parked"
@@ -55,6 +58,50 @@ for _state in (PENDING, PARKED):
     _where = _items.c.state == _state
     sa.Index(f"inbox_{_state}", _items.c.next_attempt_at, _items.c.id, sqlite_where=_where, postgresql_where=_where)
 _memory = sa.Table("memory", _metadata, sa.Column("name", sa.String(50), primary_key=True), sa.Column("value", sa.Text))
+
+# Statements are built once: building one takes longer than running it.
+_pending = _items.c.state == PENDING
+_flying = _items.c.owner.is_not(None) & (_items.c.next_attempt_at > sa.bindparam("now"))
+_ours = _pending & (_items.c.owner == sa.bindparam("of_owner"))
+_UPDATE_OURS = _items.update().where(
+    _items.c.id == sa.bindparam("of_id"), _ours, _items.c.attempts == sa.bindparam("of_attempts")
+)
+_UPDATE_GATE = _memory.update().where(_memory.c.name == "gate").values(value=sa.bindparam("gate"))
+_UPDATE_ITEM = _items.update().where(_items.c.id == sa.bindparam("of_id"))
+_IN_FLIGHT = sa.select(sa.func.count()).where(_pending, _flying)
+_PARKED = sa.select(sa.func.count()).where(_items.c.state == PARKED)
+_RECALL = sa.select(_memory.c.value).where(_memory.c.name == sa.bindparam("of_name"))
+
+
+def _due() -> sa.Select[Any]:
+    """The next items to send, each with the newest ticket its post already has. A time more than an hour ahead is due:
+    nothing waits that long, so the clock was set back."""
+    item, other, done = _items.alias("item"), _items.alias("other"), _items.alias("done")
+    now: sa.BindParameter[float] = sa.bindparam("now")
+    flying = other.c.owner.is_not(None) & (other.c.next_attempt_at > now)
+    blocked = (
+        sa.exists()
+        .where(other.c.entity_id == item.c.entity_id, other.c.state == PENDING, other.c.id != item.c.id)
+        .where((other.c.id < item.c.id) | flying)
+    )
+    ticket = (
+        sa.select(done.c.ticket_id)
+        .where(done.c.entity_id == item.c.entity_id, done.c.ticket_id.is_not(None))
+        .order_by(done.c.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    timely = (item.c.next_attempt_at <= now) | (item.c.next_attempt_at > now + 3600)
+    return (
+        sa.select(item, ticket.label("post_ticket_id"))
+        .where(item.c.state == PENDING, timely, ~blocked)
+        .order_by(item.c.next_attempt_at, item.c.id)
+        .limit(sa.bindparam("free"))
+        .with_for_update(of=item, skip_locked=True)
+    )
+
+
+_DUE = _due()
 
 
 class StoreUnavailable(Exception):
@@ -110,12 +157,24 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Parked:
+    """An item put aside: its row, event, post, why, and its age in seconds."""
+
+    id: int
+    event_uuid: str
+    entity_id: str
+    reason: str
+    age_s: float
+
+
+@dataclass(frozen=True)
 class Claim:
     """Items to send now; the gate they leave through, and for how many seconds it is closed when there are none."""
 
     items: list[Item]
     gate: Gate
     held_s: float
+    more: bool  # as many as there was room for: others may be due
 
 
 @dataclass(frozen=True)
@@ -135,19 +194,46 @@ class Inbox:
 
     def __init__(self, url: str, clock: Callable[[], float] | None = None) -> None:
         self._sqlite = url.startswith("sqlite")
-        self._clock = clock or (time.time if self._sqlite else None)
         self._engine = _sqlite_engine(url) if self._sqlite else _postgresql_engine(url)
-        self._writer = (
-            threading.Lock()
-        )  # SQLite has one writer; waiting for it here is fair and cheap, in SQLite it is neither
+        # SQLite has one writer at a time: waiting for one's turn here is fairer and quicker than in SQLite.
+        self._writer = threading.Lock() if self._sqlite else nullcontext()
         self._opened = False
         self.owner = f"{socket.gethostname()[:40]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        clock = clock or (time.time if self._sqlite else None)
+        self._now: sa.ColumnElement[float] = (
+            sa.bindparam("clock", callable_=clock, type_=sa.Double)
+            if clock
+            else sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
+        )
+        insert = sqlite_insert if self._sqlite else postgresql_insert
+        stamped = insert(_items).values(received_at=self._now, next_attempt_at=self._now)
+        self._insert_items = stamped.on_conflict_do_nothing().returning(_items.c.id)
+        self._insert_memory = insert(_memory).on_conflict_do_nothing()
+        kept = insert(_memory)
+        self._keep = kept.on_conflict_do_update(index_elements=["name"], set_={"value": kept.excluded.value})
+        self._select_now = sa.select(self._now)
+        self._select_memory = sa.select(_memory.c.value, self._now).where(_memory.c.name == sa.bindparam("of_name"))
+        self._select_waiting = sa.select(sa.func.count(), sa.func.min(_items.c.received_at), self._now).where(_pending)
+        self._select_gate = self._select_memory.with_for_update()
+        columns = (
+            _items.c.id,
+            _items.c.event_uuid,
+            _items.c.entity_id,
+            _items.c.reason,
+            self._now - _items.c.received_at,
+        )
+        aside = _items.c.state == PARKED
+        self._select_parked = sa.select(*columns).where(aside).order_by(_items.c.id)
+        readable = aside & (_items.c.entity_id != "") & _items.c.id.in_(sa.bindparam("of_ids", expanding=True))
+        again = {"state": PENDING, "body": None, "first_sent_at": 0.0, "next_attempt_at": self._now, "settled_at": None}
+        self._retry = _items.update().where(readable).values(again)
+        flying = _ours & _items.c.id.in_(sa.bindparam("of_ids", expanding=True))
+        self._renew = _items.update().where(flying).values(next_attempt_at=self._now + sa.bindparam("lease_s"))
 
     # The door
 
     def accept(self, items: Sequence[NewItem]) -> int:
         """Commits the items and returns how many were new; the same event of the same post is not kept twice."""
-        now = self._now()
         rows = [
             {
                 "event_uuid": item.event_uuid,
@@ -160,11 +246,10 @@ class Inbox:
             }
             for item in sorted(items, key=lambda item: item.entity_id)  # one order for all, so that none deadlock
         ]
-        insert = self._insert(_items).values(received_at=now, next_attempt_at=now).on_conflict_do_nothing()
         try:
-            return self._insert_rows(insert, rows)
+            return self._insert_rows(rows)
         except StoreUnavailable:  # a connection may just have died; the same rows a second time do no harm
-            return self._insert_rows(insert, rows)
+            return self._insert_rows(rows)
 
     # The way out
 
@@ -176,25 +261,28 @@ class Inbox:
         """
         with self._transaction() as db:
             gate, now = self._locked_gate(db)
-            free = gate.places(now, self._in_flight(db, now), free)
-            rows = db.execute(_due(now, free)).mappings().all() if free else []
-            items = [self._take(db, row, now, lease_s, gate, compose) for row in rows]
+            in_flight = 0 if gate.calls_left is None else db.execute(_IN_FLIGHT, {"now": now}).scalar_one()
+            free = gate.places(now, in_flight, free)
+            rows = db.execute(_DUE, {"now": now, "free": free}).mappings().all() if free else []
+            items = [_composed(_claimed(row, now, gate.version), compose) for row in rows]
+            for item in items:
+                db.execute(_UPDATE_ITEM, self._claimed_values(item, now, lease_s))
             if any(item.request for item in items):
-                self._keep_gate(db, gate, gate.probing(now, lease_s))
-            return Claim(items, gate, gate.held_for(now))
+                self._move(db, gate, gate.probing(now, lease_s))
+            return Claim(items, gate, gate.held_for(now), more=bool(rows) and len(rows) == free)
 
     def refreeze(self, item: Item, request: Request, lease_s: float) -> Item | None:
         """Replaces what an item sends and renews its lease; None when the lease was lost."""
-        values = {**_frozen(request), "first_sent_at": self._now(), "next_attempt_at": self._now() + lease_s}
         with self._transaction() as db:
+            now = db.execute(self._select_now).scalar_one()
+            values = {**_frozen(request), "first_sent_at": now, "next_attempt_at": now + lease_s}
             ours = self._update_ours(db, item, values)
         return replace(item, request=request, sent_s_ago=None) if ours else None
 
-    def renew(self, lease_s: float) -> None:
-        """Prolongs the lease of everything this process has in flight."""
-        ours = (_items.c.state == PENDING) & (_items.c.owner == self.owner)
+    def renew(self, ids: Iterable[int], lease_s: float) -> None:
+        """Prolongs the leases of these items, as far as they are ours."""
         with self._transaction() as db:
-            db.execute(_items.update().where(ours).values(next_attempt_at=self._now() + lease_s))
+            db.execute(self._renew, {"of_ids": list(ids), "of_owner": self.owner, "lease_s": lease_s})
 
     def settle(self, item: Item, values: Mapping[str, Any], change: Callable[[Gate, float], Gate]) -> Settled:
         """Records what became of a claimed item, and lets `change` move the gate, in one transaction.
@@ -202,16 +290,14 @@ class Inbox:
         `values` are columns to set. A `delay_s` among them says when a pending item is due again if the gate is open;
         otherwise it is when the gate opens. An item whose lease another process has taken over is left alone.
         """
-        values = {"owner": None, **values}
         with self._transaction() as db:
             before, now = self._locked_gate(db)
             after = change(before, now)
-            self._keep_gate(db, before, after)
+            self._move(db, before, after)
+            values = {"owner": None, "settled_at": now, **values}
             if "delay_s" in values:
                 due_at = now + values.pop("delay_s")
-                values["next_attempt_at"] = due_at if after.state == OPEN else after.hold_until
-            else:
-                values["settled_at"] = now
+                values |= {"settled_at": None, "next_attempt_at": due_at if after.state == OPEN else after.hold_until}
             return Settled(self._update_ours(db, item, values), before, after)
 
     def move_gate(self, change: Callable[[Gate, float], Gate]) -> tuple[Gate, Gate]:
@@ -219,57 +305,59 @@ class Inbox:
         with self._transaction() as db:
             before, now = self._locked_gate(db)
             after = change(before, now)
-            self._keep_gate(db, before, after)
+            self._move(db, before, after)
             return before, after
 
     # What people and the other processes ask
 
     def counts(self) -> Counts:
         """How much is pending and parked."""
-        pending, parked = _items.c.state == PENDING, _items.c.state == PARKED
-        with self._reading() as db:
-            waiting, oldest, now = db.execute(
-                sa.select(sa.func.count(), sa.func.min(_items.c.received_at), self._now()).where(pending)
-            ).one()
-            aside = db.execute(sa.select(sa.func.count()).where(parked)).scalar_one()
-        return Counts(waiting, aside, max(0.0, now - oldest) if oldest is not None else None)
+        with self._statement() as db:
+            waiting, oldest, now = db.execute(self._select_waiting).one()
+            parked = db.execute(_PARKED).scalar_one()
+        return Counts(waiting, parked, max(0.0, now - oldest) if oldest is not None else None)
 
     def gate(self) -> tuple[Gate, float]:
         """The gate, and the seconds until it may open."""
-        with self._reading() as db:
-            value, now = db.execute(sa.select(_memory.c.value, self._now()).where(_memory.c.name == "gate")).one()
+        with self._statement() as db:
+            value, now = db.execute(self._select_memory, {"of_name": "gate"}).one()
         gate = Gate(**json.loads(value))
         return gate, gate.held_for(now)
 
+    def parked(self) -> list[Parked]:
+        """What is put aside for a person, oldest first."""
+        with self._statement() as db:
+            return [Parked(*row) for row in db.execute(self._select_parked)]
+
+    def retry(self, ids: Iterable[int]) -> int:
+        """Has these parked items sent again, with new words and after a look-up, and returns how many. One that could
+        not even be read stays parked."""
+        with self._transaction() as db:
+            return db.execute(self._retry, {"of_ids": list(ids)}).rowcount
+
     def prove_writable(self) -> None:
         """Commits a small change, so that a full or read-only disk shows."""
-        self.remember("written_at", str(uuid.uuid4()))
+        self.remember("written_at", uuid.uuid4().hex)
 
     def remember(self, name: str, value: str) -> None:
         """Keeps one fact under `name`, for every process and after a restart."""
-        upsert = self._insert(_memory).values(name=name, value=value)
         with self._transaction() as db:
-            db.execute(upsert.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
+            db.execute(self._keep, {"name": name, "value": value})
 
     def recall(self, name: str) -> str | None:
         """The fact kept under `name`."""
-        with self._reading() as db:
-            return db.execute(sa.select(_memory.c.value).where(_memory.c.name == name)).scalar()
-
-    def close(self) -> None:
-        """Gives back every connection."""
-        self._engine.dispose()
+        with self._statement() as db:
+            return db.execute(_RECALL, {"of_name": name}).scalar()
 
     def take_turn(self, name: str, for_s: float) -> bool:
         """Whether this process may do the work called `name` now. The others may not for `for_s` seconds, or until
         `end_turn`."""
         with self._transaction() as db:
-            db.execute(self._insert(_memory).values(name=name, value="0").on_conflict_do_nothing())
-            row = sa.select(_memory.c.value, self._now()).where(_memory.c.name == name).with_for_update()
-            until, now = db.execute(row).one()
+            db.execute(self._insert_memory, {"name": name, "value": "0"})
+            until, now = db.execute(self._select_gate, {"of_name": name}).one()
             mine = not now < float(until) <= now + for_s
             if mine:
-                db.execute(_memory.update().where(_memory.c.name == name).values(value=str(now + for_s)))
+                db.execute(self._keep, {"name": name, "value": str(now + for_s)})
             return mine
 
     def end_turn(self, name: str) -> None:
@@ -278,88 +366,63 @@ class Inbox:
 
     def now(self) -> float:
         """The store's time, in seconds since 1970."""
-        with self._reading() as db:
-            return db.execute(sa.select(self._now())).scalar_one()
+        with self._statement() as db:
+            return db.execute(self._select_now).scalar_one()
+
+    def close(self) -> None:
+        """Gives back every connection."""
+        self._engine.dispose()
 
     # Inside
 
-    def _insert_rows(self, insert: Any, rows: list[dict[str, Any]]) -> int:
-        with self._transaction() as db:
-            return len(db.execute(insert.returning(_items.c.id), rows).all())
+    def _insert_rows(self, rows: list[dict[str, Any]]) -> int:
+        with self._statement(writes=True) as db:
+            return len(db.execute(self._insert_items, rows).all())
 
-    def _take(
-        self,
-        db: sa.Connection,
-        row: sa.RowMapping,
-        now: float,
-        lease_s: float,
-        gate: Gate,
-        compose: Callable[[Item], Request],
-    ) -> Item:
-        item = _claimed(row, now, gate.version)
-        values: dict[str, Any] = {
-            "owner": self.owner,
-            "attempts": item.attempts,
-            "next_attempt_at": now + lease_s,
-            "first_sent_at": row["first_sent_at"] or now,
-        }
+    def _claimed_values(self, item: Item, now: float, lease_s: float) -> dict[str, Any]:
         if item.request is None:
-            try:
-                request = compose(item)
-                item, values = replace(item, request=request), values | _frozen(request)
-            except Exception as error:  # one post that cannot be worded must not hold up the others
-                values = {"state": PARKED, "reason": f"cannot be made into a ticket ({type(error).__name__})"}
-        db.execute(_items.update().where(_items.c.id == item.id).values(values))
-        return item
+            return {"of_id": item.id, "state": PARKED, "reason": "it cannot be put into a ticket"}
+        first_sent_at = now - (item.sent_s_ago or 0.0)
+        lease = {"owner": self.owner, "attempts": item.attempts, "next_attempt_at": now + lease_s}
+        return {"of_id": item.id, **lease, "first_sent_at": first_sent_at, **_frozen(item.request)}
 
     def _update_ours(self, db: sa.Connection, item: Item, values: Mapping[str, Any]) -> bool:
-        ours = (_items.c.id == item.id) & (_items.c.owner == self.owner) & (_items.c.attempts == item.attempts)
-        return db.execute(_items.update().where(ours).values(values)).rowcount == 1
-
-    def _in_flight(self, db: sa.Connection, now: float) -> int:
-        flying = (_items.c.state == PENDING) & (_items.c.next_attempt_at > now) & _items.c.owner.is_not(None)
-        return db.execute(sa.select(sa.func.count()).where(flying)).scalar_one()
+        ours = {"of_id": item.id, "of_owner": self.owner, "of_attempts": item.attempts}
+        return db.execute(_UPDATE_OURS, {**ours, **values}).rowcount == 1
 
     def _locked_gate(self, db: sa.Connection) -> tuple[Gate, float]:
         """The gate and the time. Its row is locked until the transaction ends: claims and settlements take turns."""
-        row = sa.select(_memory.c.value, self._now()).where(_memory.c.name == "gate").with_for_update()
-        value, now = db.execute(row).one()
+        value, now = db.execute(self._select_gate, {"of_name": "gate"}).one()
         return Gate(**json.loads(value)), now
 
-    def _keep_gate(self, db: sa.Connection, before: Gate, after: Gate) -> None:
+    def _move(self, db: sa.Connection, before: Gate, after: Gate) -> None:
         if after != before:
-            value = json.dumps(asdict(after))
-            db.execute(_memory.update().where(_memory.c.name == "gate").values(value=value))
-
-    def _now(self) -> sa.ColumnElement[float]:
-        if self._clock is not None:
-            return sa.literal(self._clock(), sa.Double)
-        return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
-
-    def _insert(self, table: sa.Table) -> Any:
-        return sqlite.insert(table) if self._sqlite else postgresql.insert(table)
+            db.execute(_UPDATE_GATE, {"gate": json.dumps(asdict(after))})
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
-        try:
-            with self._writer if self._sqlite else _Unlocked(), self._engine.begin() as db:
-                if not self._opened:
-                    self._open(db)
-                yield db
-            self._opened = True
-        except sa.exc.SQLAlchemyError as error:
-            self._opened = False
-            raise StoreUnavailable(_cause(error)) from error
+        """A connection for several statements that count together or not at all."""
+        with self._told(), self._writer, self._engine.begin() as db:
+            if not self._opened:
+                self._open(db)
+            yield db
+        self._opened = True
 
     @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
+    def _statement(self, *, writes: bool = False) -> Iterator[sa.Connection]:
+        """A connection for statements that each count for themselves: no BEGIN, no COMMIT to wait for."""
         if not self._opened:
             with self._transaction():
                 pass
+        with self._told(), self._writer if writes else nullcontext(), self._engine.connect() as db:
+            yield db.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
         try:
-            with self._engine.connect().execution_options(reading=True) as db:
-                yield db
+            yield
         except sa.exc.SQLAlchemyError as error:
+            self._opened = False
             raise StoreUnavailable(_cause(error)) from error
 
     def _open(self, db: sa.Connection) -> None:
@@ -367,48 +430,22 @@ class Inbox:
         if not self._sqlite:
             db.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
         _metadata.create_all(db)
-        first = [
-            {"name": "schema_version", "value": str(SCHEMA_VERSION)},
-            {"name": "gate", "value": json.dumps(asdict(Gate()))},
-        ]
-        db.execute(self._insert(_memory).on_conflict_do_nothing(), first)
-        version = db.execute(sa.select(_memory.c.value).where(_memory.c.name == "schema_version")).scalar_one()
+        first = {"schema_version": str(SCHEMA_VERSION), "gate": json.dumps(asdict(Gate()))}
+        db.execute(self._insert_memory, [{"name": name, "value": value} for name, value in first.items()])
+        version = db.execute(_RECALL, {"of_name": "schema_version"}).scalar_one()
         if int(version) > SCHEMA_VERSION:
             raise StoreUnavailable(f"the database was made by a later release: schema {version}")
 
 
-class _Unlocked:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-def _due(now: float, limit: int) -> sa.Select[Any]:
-    """The next items to send, each with the newest ticket its post already has. A time more than an hour ahead is due:
-    nothing waits that long, so the clock was set back."""
-    item, other, done = _items.alias("item"), _items.alias("other"), _items.alias("done")
-    flying = other.c.owner.is_not(None) & (other.c.next_attempt_at > now)
-    blocked = (
-        sa.exists()
-        .where(other.c.entity_id == item.c.entity_id, other.c.state == PENDING, other.c.id != item.c.id)
-        .where((other.c.id < item.c.id) | flying)
-    )
-    ticket = (
-        sa.select(done.c.ticket_id)
-        .where(done.c.entity_id == item.c.entity_id, done.c.ticket_id.is_not(None))
-        .order_by(done.c.id.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
-    return (
-        sa.select(item, ticket.label("post_ticket_id"))
-        .where(
-            item.c.state == PENDING, (item.c.next_attempt_at <= now) | (item.c.next_attempt_at > now + 3600), ~blocked
-        )
-        .order_by(item.c.next_attempt_at, item.c.id)
-        .limit(limit)
-        .with_for_update(of=item, skip_locked=True)
-    )
+def _composed(item: Item, compose: Callable[[Item], Request]) -> Item:
+    """The item with its words; one that cannot be worded must not hold up the others, and stays without."""
+    if item.request is not None:
+        return item
+    try:
+        return replace(item, request=compose(item))
+    except Exception as error:
+        event("post_broken", logging.ERROR, event_uuid=item.event_uuid, error=where(error))
+        return item
 
 
 def _claimed(row: sa.RowMapping, now: float, gate_version: int) -> Item:
@@ -454,7 +491,7 @@ def _sqlite_engine(url: str) -> sa.Engine:
 
     @sa.event.listens_for(engine, "begin")
     def begin_as_writer(connection: sa.Connection) -> None:
-        if not connection.get_execution_options().get("reading"):
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
@@ -466,7 +503,6 @@ def _postgresql_engine(url: str) -> sa.Engine:
         pool_size=4,
         max_overflow=0,
         pool_timeout=5,
-        pool_pre_ping=True,
         hide_parameters=True,
         connect_args={"connect_timeout": 5, "keepalives_idle": 30, "application_name": "khoros-zendesk-relay"},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -72,7 +73,7 @@ class Answer:
     def retry_after_s(self) -> float | None:
         """Retry-After in seconds, from either of its two forms (RFC 9110, 10.2.3)."""
         value = self.headers.get("Retry-After", "").strip()
-        if value.isascii() and value.isdigit():
+        if re.fullmatch(r"[0-9]{1,9}(\.[0-9]+)?", value):
             return float(value)
         try:
             return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
+import re
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from flask import Flask
+from flask.testing import FlaskClient, FlaskCliRunner
 
+import logfmt
+from app import Relay, create_app
+from catch_up import CatchUp
+from config import Config
 from inbox import Inbox, Item, NewItem, Request
+from intake import Intake
+from khoros_client import KhorosClient
+from sandbox.khoros import FakeKhoros
+from sandbox.server import Server
+from sandbox.zendesk import FakeZendesk
+from subscription import Subscriber
 
 _numbers = itertools.count()
 
@@ -84,3 +99,161 @@ def new_item(event: str = "event-1", post: str = "twitter:1", **more: Any) -> Ne
 def compose(item: Item) -> Request:
     """Words for an item that tests of the inbox can recognise."""
     return Request(f"body of {item.event_uuid}".encode(), f"key of {item.event_uuid}", item.post_ticket_id)
+
+
+# The wired service: its settings, its two outside services, and what it says.
+
+NOWHERE = "http://127.0.0.1:9"  # nothing listens there, so every call fails at once
+TOKEN, OLD_TOKEN = "made-up-bearer-token", "made-up-bearer-token-of-before"
+TEXT, AUTHOR = "My order never came, I am furious", "Jo Customer"
+
+
+def new_config(**changes: Any) -> Config:
+    """Settings that lead nowhere, but for the given ones."""
+    settings: dict[str, Any] = {
+        "khoros_token": "made-up-khoros-token",
+        "company_id": 123,
+        "label": re.compile("CreateCase"),
+        "bearer_tokens": (TOKEN, OLD_TOKEN),
+        "zendesk_url": NOWHERE,
+        "client_id": "relay",
+        "client_secret": "made-up-client-secret",
+        "public_url": NOWHERE,
+        "khoros_url": f"{NOWHERE}/v2",
+    }
+    return Config(**{**settings, **changes})
+
+
+def notification(event: str = "event-1", *posts: Any, labels: Any = ("CreateCase",), **changes: Any) -> dict[str, Any]:
+    """A notification as Khoros sends it, about one post or about the given ones: ids, or whole items."""
+    items = [new_post(post) if isinstance(post, str) else post for post in posts or ("twitter:1",)]
+    envelope = {
+        "companyId": 123,
+        "eventName": "stream-item-label-applied",
+        "createdDate": "Wed Apr 12 09:01:11 CDT 2017",
+        "eventUuid": event,
+        "type": "hydrated",
+        "subscriptionUuid": "subscription-1",
+        "data": {"labels": list(labels) if isinstance(labels, tuple) else labels, "items": items},
+    }
+    return {**envelope, **changes}
+
+
+def new_post(entity_id: str = "twitter:1") -> dict[str, Any]:
+    return {"sfEntityType": "StreamItem", "entityId": entity_id, "text": TEXT, "author": AUTHOR, "labels": []}
+
+
+@pytest.fixture
+def khoros(clock: Clock) -> Iterator[FakeKhoros]:
+    fake = FakeKhoros(clock=clock, workers=2)
+    with Server(fake.app) as server:
+        fake.url = f"{server.url}/v2"  # type: ignore[attr-defined]
+        yield fake
+    fake.close()
+
+
+@pytest.fixture
+def zendesk(clock: Clock) -> Iterator[FakeZendesk]:
+    fake = FakeZendesk(clock=clock)
+    with Server(fake.app) as server:
+        fake.url = server.url  # type: ignore[attr-defined]
+        yield fake
+
+
+@pytest.fixture
+def config(database_url: str) -> Config:
+    return new_config(database_url=engine_url(database_url))
+
+
+@pytest.fixture
+def new_app(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[Config], Flask]]:
+    """Makes the app. It takes the process' logging over; afterwards that is as it was."""
+    loggers = [logging.getLogger(name) for name in (None, "relay", "gunicorn.error", "gunicorn.access")]
+    kept = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
+    made: list[Flask] = []
+
+    def make(config: Config) -> Flask:
+        made.append(create_app(config))
+        logging.getLogger().addHandler(caplog.handler)
+        return made[-1]
+
+    yield make
+    for app in made:
+        relay_of(app).inbox.close()
+    for logger, level, handlers, propagate in kept:
+        logger.setLevel(level)
+        logger.handlers, logger.propagate = handlers, propagate
+
+
+@pytest.fixture
+def other(database_url: str, clock: Clock) -> Iterator[Inbox]:
+    """The inbox as another process sees it."""
+    inbox = Inbox(engine_url(database_url), clock)
+    yield inbox
+    inbox.close()
+
+
+def new_subscriber(config: Config, inbox: Inbox, wake: Callable[[], None] = lambda: None) -> Subscriber:
+    """The subscriber of one more process."""
+    khoros = KhorosClient(config.khoros_url, config.khoros_token, config.company_id)
+    return Subscriber(config, inbox, khoros, CatchUp(config, inbox, Intake(config, inbox), khoros, wake))
+
+
+@pytest.fixture
+def app(new_app: Callable[[Config], Flask], config: Config) -> Flask:
+    return new_app(config)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def runner(app: Flask) -> FlaskCliRunner:
+    return app.test_cli_runner()
+
+
+def relay_of(app: Flask) -> Relay:
+    """The parts behind an app."""
+    relay: Relay = app.extensions["relay"]
+    return relay
+
+
+def rows(inbox: Inbox) -> list[tuple[str, str, str, str | None]]:
+    """What the inbox holds: event, post, state and reason of each row, in the order they came."""
+    with inbox._transaction() as db:
+        found = db.exec_driver_sql("SELECT event_uuid, entity_id, state, reason FROM inbox ORDER BY id").all()
+    return [(row[0], row[1], row[2], row[3]) for row in found]
+
+
+def events(caplog: pytest.LogCaptureFixture, *names: str) -> list[str]:
+    """The names of the events logged so far; only those among `names`, when some are given."""
+    found = [record.message for record in caplog.records if record.name == "relay"]
+    return [name for name in found if not names or name in names]
+
+
+def fields(caplog: pytest.LogCaptureFixture, name: str) -> dict[str, Any]:
+    """The fields of the one event called `name`, and its `level`."""
+    [record] = [record for record in caplog.records if record.name == "relay" and record.message == name]
+    return {"level": record.levelno, **record.__dict__["fields"]}
+
+
+@pytest.fixture
+def clean_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Afterwards no line of the log, as it is before secrets are masked, may hold a secret or a customer's words."""
+    caplog.set_level(logging.INFO, "relay")
+    yield
+    form = logfmt.Formatter().format
+    lines = [form(record) for phase in ("setup", "call") for record in caplog.get_records(phase)]
+    for private in (TOKEN, "made-up-khoros-token", "made-up-client-secret", "made-up-api-token", TEXT, AUTHOR):
+        assert not [line for line in lines if private in line]
+
+
+def wait_for(done: Callable[[], object], timeout_s: float = 10) -> None:
+    pause = threading.Event()
+    for _ in range(int(timeout_s / 0.01)):
+        if done():
+            return
+        pause.wait(0.01)
+    raise AssertionError("timed out")

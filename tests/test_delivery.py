@@ -356,7 +356,7 @@ def test_delivers_in_parallel_and_stops_without_cutting_anything(
     zendesk.latency_s = 1.0
     inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(PARALLEL + 5)])
     delivery.wake()
-    wait_for(lambda: delivery._in_flight == PARALLEL)
+    wait_for(lambda: len(delivery._flying) == PARALLEL)
     delivery.stop(10)
     assert len(zendesk.tickets) == PARALLEL
     assert inbox.counts().pending == 5

@@ -70,9 +70,9 @@ def test_a_claimed_item_is_not_claimed_again_before_its_lease_ends(inbox: Inbox,
 
 def test_a_renewed_lease_lasts_longer(inbox: Inbox, other: Inbox, clock: Clock) -> None:
     inbox.accept([new_item()])
-    inbox.claim(8, LEASE_S, compose)
+    [item] = inbox.claim(8, LEASE_S, compose).items
     clock.advance(10)
-    inbox.renew(LEASE_S)
+    inbox.renew([item.id], LEASE_S)
     clock.advance(10)
     assert other.claim(8, LEASE_S, compose).items == []
 
@@ -147,6 +147,21 @@ def test_a_parked_item_does_not_hold_up_its_post(inbox: Inbox) -> None:
     [first] = inbox.claim(8, LEASE_S, compose).items
     inbox.settle(first, {"state": PARKED, "reason": "refused"}, keep)
     assert [item.event_uuid for item in inbox.claim(8, LEASE_S, compose).items] == ["e2"]
+
+
+def test_a_parked_item_can_be_sent_again_with_new_words(inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item("e1", "p:1"), NewItem("e2", "", {"unreadable": 1}, reason="no eventName")])
+    [item] = inbox.claim(8, LEASE_S, compose).items
+    inbox.settle(item, {"state": PARKED, "reason": "refused"}, keep)
+    clock.advance(60)
+    assert [(p.entity_id, p.reason, p.age_s) for p in inbox.parked()] == [
+        ("", "no eventName", 60.0),
+        ("p:1", "refused", 60.0),
+    ]
+    assert inbox.retry([p.id for p in inbox.parked()]) == 1
+    [again] = inbox.claim(8, LEASE_S, lambda item: Request(b"new words", "key")).items
+    assert again.request == Request(b"new words", "key") and (again.sent_s_ago or 0) > 7200
+    assert [p.entity_id for p in inbox.parked()] == [""]
 
 
 def test_the_oldest_go_first_and_no_more_than_asked_for(inbox: Inbox, clock: Clock) -> None:

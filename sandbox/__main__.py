@@ -1,0 +1,171 @@
+"""`python -m sandbox`: a play Khoros, the relay and a play Zendesk on this machine. No account is needed."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from sandbox.khoros import FakeKhoros
+from sandbox.relay import Relay, RelayFailed, free_port
+from sandbox.server import Server
+from sandbox.zendesk import FakeZendesk
+
+LABEL = "CreateCase"
+POSTS = 3
+PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Demo:
+    """All three, running."""
+
+    khoros: FakeKhoros
+    zendesk: FakeZendesk
+    relay: Relay
+    inbox_url: str
+    tickets_url: str
+
+
+def main() -> int:
+    """Runs the demo. Returns 0 when all went well."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sandbox", description="A play Khoros, the relay and a play Zendesk."
+    )
+    parser.add_argument("--once", action="store_true", help="label three posts, show their tickets, and end")
+    once: bool = parser.parse_args().once
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    try:
+        with ExitStack() as stack:
+            demo = start(stack, any_port=once, echo=None if once else say)
+            return run_once(demo, stopped) if once else run(demo, stopped)
+    except RelayFailed as failure:
+        say(str(failure))
+        return 1
+
+
+def start(stack: ExitStack, *, any_port: bool, echo: Callable[[str], None] | None) -> Demo:
+    """Starts all three; `stack` ends them again."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-demo-")))
+    khoros = FakeKhoros(token=secrets.token_hex(16), label_name=LABEL)
+    zendesk = FakeZendesk(client_secret=secrets.token_hex(16), user_email="")
+    stack.callback(khoros.close)
+    stack.callback(zendesk.faults.clear)
+    inbox = stack.enter_context(Server(khoros.app, 0 if any_port else free_port(8001)))
+    tickets = stack.enter_context(Server(zendesk.app, 0 if any_port else free_port(8002)))
+    khoros.zendesk_page_url, zendesk.inbox_page_url = tickets.url, inbox.url
+    relay = Relay(env={}, port=0 if any_port else free_port(8000), echo=echo)
+    relay.env = settings(khoros, zendesk, inbox.url, tickets.url, relay.url, folder)
+    stack.callback(relay.stop)
+    if echo:
+        echo(f"Inbox:   {inbox.url}\nTickets: {tickets.url}\nRelay:   {relay.url}\n")
+        echo(f"Put the label {LABEL} on a post in the inbox; look at the tickets. Ctrl-C ends it. The relay's log:\n")
+    relay.start().wait_ready()
+    return Demo(khoros, zendesk, relay, inbox.url, tickets.url)
+
+
+def settings(
+    khoros: FakeKhoros, zendesk: FakeZendesk, khoros_url: str, zendesk_url: str, relay_url: str, folder: Path
+) -> dict[str, str]:
+    """The relay's variables for these two fakes, with its database in `folder`."""
+    return {
+        "SPREDFAST_API_TOKEN": khoros.token,
+        "SPREDFAST_COMPANY_ID": str(khoros.company_id),
+        "SPREDFAST_LABEL_NAME": khoros.label_name,
+        "KHOROS_API_URL": f"{khoros_url}/v2",
+        "ZENDESK_API_URL": zendesk_url,
+        "ZENDESK_CLIENT_ID": zendesk.client_id,
+        "ZENDESK_CLIENT_SECRET": zendesk.client_secret,
+        "NOTIFICATION_BEARER_TOKEN": secrets.token_hex(32),
+        "PUBLIC_URL": relay_url,
+        "DATABASE_URL": f"sqlite:///{folder / 'relay.db'}",
+    }
+
+
+def run(demo: Demo, stopped: threading.Event) -> int:
+    """Leaves everything running until somebody ends it, or the relay ends by itself."""
+    while not stopped.wait(0.2):
+        if not demo.relay.running:
+            say("The relay has ended.")
+            return 1
+    say("Ending.")
+    return 0
+
+
+def run_once(demo: Demo, stopped: threading.Event) -> int:
+    """Labels three posts, one of them announced twice, and says what became of them. Returns 1 if anything is amiss."""
+    khoros, zendesk = demo.khoros, demo.zendesk
+    end_at = time.monotonic() + PATIENCE_S
+
+    def wait_for(what: str, reached: Callable[[], bool]) -> bool:
+        while not reached():
+            if stopped.wait(0.02) or time.monotonic() > end_at or not demo.relay.running:
+                say(f"Missing: {what}. The relay's last lines:\n{demo.relay.last_lines(30)}")
+                return False
+        return True
+
+    if not wait_for("the relay's subscription", lambda: bool(khoros.subscriptions)):
+        return 1
+    labelled = label_posts(khoros)
+    if not wait_for(f"{POSTS} tickets", lambda: labelled.keys() <= {ticket.external_id for ticket in zendesk.tickets}):
+        return report(demo, labelled)
+    if not wait_for("an end of the relay's work", lambda: khoros.drain(0) and pending(demo.relay) == 0):
+        return 1
+    return report(demo, labelled)
+
+
+def label_posts(khoros: FakeKhoros) -> dict[str, float]:
+    """Labels the first posts of the inbox, sends the first one's event twice, and gives when each was labelled."""
+    labelled: dict[str, float] = {}
+    for post_id in list(khoros.posts)[:POSTS]:
+        labelled[post_id] = time.time()
+        events = khoros.label(post_id, LABEL)
+        for event_uuid in events if len(labelled) == 1 else []:
+            khoros.repeat(event_uuid)
+    return labelled
+
+
+def pending(relay: Relay) -> int | None:
+    """How many items the relay has still to deliver, by its own word; None when it gives none."""
+    try:
+        waiting = requests.get(f"{relay.url}/health", timeout=5).json().get("pending")
+    except (requests.RequestException, ValueError):
+        return None
+    return waiting if isinstance(waiting, int) else None
+
+
+def report(demo: Demo, labelled: dict[str, float]) -> int:
+    """Prints which post became which ticket, and the sum. Returns 0 when every post has one ticket."""
+    made = {post_id: [t for t in demo.zendesk.tickets if t.external_id == post_id] for post_id in labelled}
+    width = max(map(len, labelled))
+    say(f"{'post':{width}}  {'ticket':6}  {'after':>7}  subject")
+    for post_id, tickets in made.items():
+        for ticket in tickets:
+            took_ms = (ticket.created_at - labelled[post_id]) * 1000
+            say(f"{post_id:{width}}  #{ticket.id:<5}  {took_ms:4.0f} ms  {ticket.subject[:60]}")
+        if not tickets:
+            say(f"{post_id:{width}}  none")
+    lost = sum(not tickets for tickets in made.values())
+    twice = sum(len(tickets) > 1 for tickets in made.values())
+    say(f"\n{len(labelled)} posts labelled, {len(demo.zendesk.tickets)} tickets, {lost} lost, {twice} twice")
+    return 0 if not lost and not twice else 1
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""The relay as a real gunicorn process, to start, stop and kill."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import requests
+
+ROOT = Path(__file__).resolve().parent.parent
+PASSED_ON = (
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "PATH",
+    "TMPDIR",
+    "TZ",
+    "VIRTUAL_ENV",
+)  # the machine's, not a deployer's settings
+
+
+class RelayFailed(Exception):
+    """The relay ended or did not get ready in time; the message has its last lines."""
+
+
+class Relay:
+    """`gunicorn 'app:create_app()'` in `cwd`, on loopback, with the variables in `env` and none of this process's own.
+
+    Nothing runs before `start()`. The port is chosen once: a restart is found where it was. Every line it writes, from
+    the first start on, is in `output` and goes to `echo`. As a context manager it starts, and is killed at the end.
+    """
+
+    def __init__(
+        self,
+        *,
+        env: Mapping[str, str],
+        port: int = 0,
+        cwd: Path | str = ROOT,
+        workers: int = 1,
+        echo: Callable[[str], None] | None = None,
+    ) -> None:
+        self.env = dict(env)
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.output: list[str] = []
+        self._cwd, self._workers, self._echo = Path(cwd), workers, echo
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self._wrote = threading.Condition()
+
+    def start(self) -> Relay:
+        """Starts it and returns at once; see `wait_ready`. Raises RuntimeError when it runs already."""
+        if self.running:
+            raise RuntimeError("the relay runs already")
+        command = [
+            str(Path(sys.executable).parent / "gunicorn"),
+            "app:create_app()",
+            "--bind",
+            f"127.0.0.1:{self.port}",
+        ]
+        self._process = subprocess.Popen(
+            command,
+            cwd=self._cwd,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
+        self._reader.start()
+        return self
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pids(self) -> list[int]:
+        """gunicorn's master first, then its workers; empty when it is not running."""
+        if self._process is None:
+            return []
+        members = [
+            int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _group(int(entry)) == self._process.pid
+        ]
+        return sorted(members, key=lambda pid: (pid != self._pid, pid))
+
+    def rss_bytes(self) -> int:
+        """The resident memory of the largest worker process; 0 when none runs."""
+        return max((_rss_bytes(pid) for pid in self.pids[1:]), default=0)
+
+    def wait_ready(self, timeout_s: float = 20.0) -> Relay:
+        """Waits until GET /health answers 200. Raises RelayFailed when it ends or that takes too long."""
+        end_at = time.monotonic() + timeout_s
+        with requests.Session() as session:
+            session.trust_env = False
+            while time.monotonic() < end_at:
+                if not self.running:
+                    raise RelayFailed(f"The relay ended with status {self._ended()}.\n{self.last_lines()}")
+                try:
+                    if session.get(f"{self.url}/health", timeout=2).status_code == 200:
+                        return self
+                except requests.RequestException:
+                    pass  # not bound yet
+                time.sleep(0.05)
+        raise RelayFailed(f"The relay was not ready within {timeout_s:g} s.\n{self.last_lines()}")
+
+    def wait_for_line(self, pattern: str, *, timeout_s: float = 10.0, after: int = 0) -> str:
+        """The first line, from the `after`th on, in which the regular expression is found, or RelayFailed."""
+
+        def found() -> str | None:
+            return next((line for line in self.output[after:] if re.search(pattern, line)), None)
+
+        with self._wrote:
+            if line := self._wrote.wait_for(found, timeout_s):
+                return line
+        raise RelayFailed(f"No line like {pattern!r} within {timeout_s:g} s.\n{self.last_lines()}")
+
+    def stop(self, timeout_s: float = 25.0) -> int:
+        """Sends SIGTERM to every process as Heroku does, and gives the exit status; negative: the signal that ended it.
+
+        What has not left after `timeout_s` is killed, as Heroku would: -9.
+        """
+        self._signal(signal.SIGTERM)
+        return self._ended(timeout_s)
+
+    def kill(self) -> None:
+        """Kills every process at once, as a power cut would."""
+        self._signal(signal.SIGKILL)
+        self._ended()
+
+    def last_lines(self, count: int = 20) -> str:
+        """The end of the output, indented for a report."""
+        return "\n".join(f"  {line}" for line in self.output[-count:]) or "  (it wrote nothing)"
+
+    def __enter__(self) -> Relay:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def _pid(self) -> int:
+        return self._process.pid if self._process else 0
+
+    def _environment(self) -> dict[str, str]:
+        ours = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        plain = {"PYTHONUNBUFFERED": "1", "PYTHON_DOTENV_DISABLED": "1"}  # no .env of the folder it starts in
+        placed = {"PORT": str(self.port), "WEB_CONCURRENCY": str(self._workers)}
+        return {**ours, **plain, **placed, **self.env}
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None  # noqa: S101 - it was opened as a pipe
+        with process.stdout as lines:
+            for line in lines:
+                with self._wrote:
+                    self.output.append(line.rstrip("\n"))
+                    self._wrote.notify_all()
+                if self._echo:
+                    self._echo(line.rstrip("\n"))
+
+    def _signal(self, number: int) -> None:
+        try:
+            if self._process is not None and (self.running or self.pids):
+                os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            pass  # gone meanwhile
+
+    def _ended(self, timeout_s: float = 5.0) -> int:
+        """Waits for the end, by force when it takes too long, and for the last line."""
+        if self._process is None:
+            return 0
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            pass
+        self._signal(signal.SIGKILL)  # the master, or a worker that outlived it
+        status = self._process.wait()
+        end_at = time.monotonic() + 5
+        while self.pids and time.monotonic() < end_at:
+            time.sleep(0.005)
+        if self._reader is not None:
+            self._reader.join(timeout=5)
+        return status
+
+
+def free_port(preferred: int = 0) -> int:
+    """`preferred` when it is free on loopback, otherwise any port that is."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", preferred))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _group(pid: int) -> int | None:
+    """The process group of a process that lives; a dead one that nobody has taken note of is none."""
+    try:
+        _, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")
+    except OSError:
+        return None
+    state, _, group = rest.split()[:3]
+    return None if state == "Z" else int(group)
+
+
+def _rss_bytes(pid: int) -> int:
+    try:
+        found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0

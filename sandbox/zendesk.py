@@ -1,0 +1,436 @@
+"""A fake Zendesk account: the ticketing API as documented, kept in memory, and a page that shows the tickets.
+
+https://developer.zendesk.com/api-reference/ticketing/introduction/
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Flask, Response, g, jsonify, render_template, request
+from werkzeug.exceptions import HTTPException
+
+from sandbox.calls import Call, Recorder
+from sandbox.faults import Faults, control
+from sandbox.pages import ago, is_api, protect
+from sandbox.richtext import safe_html
+from sandbox.zendesk_rules import refusals
+from sandbox.zendesk_state import (
+    AGENT_ID,
+    TOKEN_LIFE_RANGE_S,
+    TOKEN_LIFE_S,
+    FakeComment,
+    FakeTicket,
+    IdempotencyKeys,
+    Rate,
+    RateWindow,
+    Tokens,
+    iso,
+    new_comment,
+)
+
+PER_PAGE = 100
+FIRST_TICKET_ID = 1001
+
+View = Callable[..., Response]
+_ERRORS: dict[int, Any] = {
+    400: {"error": {"title": "Invalid attribute", "message": "You passed an invalid value for an attribute."}},
+    401: {"error": "Couldn't authenticate you"},
+    403: {"error": {"title": "Forbidden", "message": "You do not have access to this page."}},
+    404: {"error": "RecordNotFound", "description": "Not found"},
+    409: {"error": "DatabaseConflict", "description": "Database collision"},
+    422: {"error": "RecordInvalid", "description": "Record validation errors", "details": {}},
+    429: {"error": "APIRateLimitExceeded", "description": "Number of allowed API requests per minute exceeded"},
+    503: {"error": "DatabaseDeadlock", "description": "Database deadlock found; please retry your transaction"},
+}
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, payload: object = None, **headers: str) -> None:
+        super().__init__(status)
+        self.status, self.payload, self.headers = status, payload or _ERRORS[status], headers
+
+
+class FakeZendesk:
+    """One account with one agent. `app` is the WSGI app; give it to `Server`.
+
+    `rate_per_minute` None: no limit, the headers count down from 1,000,000. `latency_s` is spent on every ticketing
+    call, half of it before the work is done and half after. An empty `client_id` or `user_email` closes that way in.
+    `inbox_page_url` is where the page links to.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.time,
+        client_id: str = "relay",
+        client_secret: str = "made-up-client-secret",
+        user_email: str = "agent@acme.example",
+        api_token: str = "made-up-api-token",
+        rate_per_minute: int | None = None,
+        latency_s: float = 0.0,
+        inbox_page_url: str | None = None,
+    ) -> None:
+        self.client_id, self.client_secret = client_id, client_secret
+        self.user_email, self.api_token = user_email, api_token
+        self.latency_s, self.inbox_page_url = latency_s, inbox_page_url
+        self.faults = Faults(lambda status: _ERRORS.get(status, {"error": "Error", "description": f"Status {status}"}))
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._tickets: dict[int, FakeTicket] = {}
+        self._made = 0  # tickets ever
+        self._comments_made = 0
+        self._tokens, self._keys = Tokens(clock), IdempotencyKeys(clock)
+        self._window = RateWindow(rate_per_minute, clock)
+        self.app = Flask(__name__)
+        self._add_routes()
+        self._recorder = Recorder(self.faults.wrap(self.app.wsgi_app), clock)
+        self.app.wsgi_app = self._recorder  # type: ignore[method-assign]
+
+    @property
+    def tickets(self) -> list[FakeTicket]:
+        """The tickets there are, oldest first."""
+        with self._lock:
+            return list(self._tickets.values())
+
+    @property
+    def calls(self) -> list[Call]:
+        """Every API call so far, in the order the answers left; those that were refused or dropped too."""
+        return self._recorder.calls
+
+    def ticket(self, ticket_id: int) -> FakeTicket:
+        """One ticket as it is now. Raises KeyError when there is none."""
+        with self._lock:
+            return self._tickets[ticket_id]
+
+    def close_ticket(self, ticket_id: int) -> None:
+        """Closes a ticket for good: it takes no more updates, only follow-ups."""
+        with self._lock:
+            self._tickets[ticket_id] = replace(self._tickets[ticket_id], status="closed", updated_at=self._clock())
+
+    def delete_ticket(self, ticket_id: int) -> None:
+        with self._lock:
+            del self._tickets[ticket_id]
+
+    def expire_tokens(self) -> None:
+        """Ends every OAuth access token now."""
+        with self._lock:
+            self._tokens.forget()
+
+    def set_rate(self, per_minute: int | None) -> None:
+        """Sets another limit; a new minute begins with the next call."""
+        with self._lock:
+            self._window = RateWindow(per_minute, self._clock)
+
+    def state(self) -> dict[str, Any]:
+        """What GET /_sandbox/state answers."""
+        with self._lock:
+            tickets, rate, per_minute = len(self._tickets), self._window.now(), self._window.per_minute
+        seen = {"tickets": tickets, "calls": len(self.calls), "latency_s": self.latency_s}
+        limit = {"per_minute": per_minute, "remaining": rate.remaining, "reset_s": rate.reset_s}
+        return {**seen, "rate": limit, **self.faults.state()}
+
+    # The wiring.
+
+    def _add_routes(self) -> None:
+        app = self.app
+        app.json.sort_keys = False  # type: ignore[attr-defined]  # Flask's own provider has it
+        api: list[tuple[str, str, str, View]] = [
+            ("GET", "/api/v2/tickets", "tickets:read", self._list_tickets),
+            ("POST", "/api/v2/tickets", "tickets:write", self._create_ticket),
+            ("GET", "/api/v2/tickets/<int:ticket_id>", "tickets:read", self._show_ticket),
+            ("PUT", "/api/v2/tickets/<int:ticket_id>", "tickets:write", self._update_ticket),
+            ("GET", "/api/v2/tickets/<int:ticket_id>/comments", "tickets:read", self._list_comments),
+            ("GET", "/api/v2/users/me", "users:read", self._show_me),
+        ]
+        for method, path, scope, view in api:
+            app.add_url_rule(path, f"{method} {path}", self._guarded(scope, view), methods=[method])
+        app.add_url_rule("/oauth/tokens", "token", self._issue_token, methods=["POST"])
+        app.add_url_rule("/", "tickets", self._page)
+        app.add_url_rule("/agent/tickets/<int:ticket_id>", "ticket", self._page)
+        app.add_url_rule("/_sandbox/rate", "rate", self._set_rate_over_http, methods=["POST"])
+        app.add_url_rule("/_sandbox/latency", "latency", self._set_latency_over_http, methods=["POST"])
+        app.register_blueprint(control(self.faults, self.state))
+        app.register_error_handler(_Refused, _refusal)
+        app.register_error_handler(HTTPException, _http_error)
+        app.after_request(self._sign)
+
+    def _guarded(self, scope: str, view: View) -> View:
+        """`view` behind Zendesk's latency, credentials and limit."""
+
+        def guarded(**path: int) -> Response:
+            pause_s = self.latency_s / 2
+            _pause(pause_s)
+            try:
+                with self._lock:  # one at a time: a second request with the same key finds the first one done
+                    self._admit(scope)
+                    return view(**path)
+            finally:
+                _pause(pause_s)
+
+        return guarded
+
+    def _admit(self, scope: str) -> None:
+        scopes = self._scopes()
+        if scopes is None and not (scope == "users:read" and "Authorization" not in request.headers):
+            raise _Refused(401)
+        admitted = self._window.take()
+        g.rate = self._window.now()
+        if not admitted:
+            raise _Refused(429, **{"Retry-After": str(g.rate.reset_s)})
+        if scopes is not None and not {scope, scope.partition(":")[2]} & scopes:
+            raise _Refused(403)
+
+    def _scopes(self) -> frozenset[str] | None:
+        """What the caller's credentials allow; None when there are none or they are wrong."""
+        scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return self._tokens.scopes(credentials.strip())
+        expected = base64.b64encode(f"{self.user_email}/token:{self.api_token}".encode())
+        known = scheme.lower() == "basic" and self.user_email and self.api_token
+        if known and hmac.compare_digest(credentials.strip().encode(), expected):
+            return frozenset({"read", "write"})
+        return None
+
+    def _sign(self, response: Response) -> Response:
+        if is_api(request.path):
+            with self._lock:
+                rate: Rate = g.get("rate") or self._window.now()
+            response.headers.update({**rate.headers(), "x-zendesk-request-id": uuid.uuid4().hex})
+        return protect(response)
+
+    # The API. Each of these runs under the lock.
+
+    def _create_ticket(self) -> Response:
+        body, key = request.get_data(), request.headers.get("Idempotency-Key")
+        if key is not None and not 1 <= len(key) <= 255:
+            raise _Refused(400)
+        try:
+            made = self._keys.ticket(key, body) if key else None
+        except ValueError:
+            said = "Request parameters don't match the given idempotency key"
+            raise _Refused(400, {"error": "IdempotentRequestError", "description": said}) from None
+        if made is not None:
+            return _created(made, "hit")
+        ticket = self._store(self._sent_ticket(creating=True))
+        if key:
+            self._keys.keep(key, body, ticket)
+        return _created(ticket, "miss" if key else None)
+
+    def _update_ticket(self, ticket_id: int) -> Response:
+        ticket = self._found(ticket_id)
+        sent = self._sent_ticket(creating=False)
+        if ticket.status == "closed":
+            raise _invalid({"status": [{"description": "Status: closed prevents ticket update"}]})
+        comments = list(ticket.comments)
+        if "comment" in sent:
+            comments.append(self._comment(sent["comment"], public=comments[0].public))
+        changed = replace(
+            ticket,
+            subject=sent.get("subject", ticket.subject),
+            status=sent.get("status", ticket.status),
+            tags=sent.get("tags", ticket.tags),
+            priority=sent.get("priority", ticket.priority),
+            fields={**ticket.fields, **{name: value for name, value in sent.items() if name != "comment"}},
+            comments=comments,
+            updated_at=self._clock(),
+        )
+        self._tickets[ticket_id] = changed
+        return jsonify(ticket=changed.as_json(_base()), audit=_audit(changed))
+
+    def _list_tickets(self) -> Response:
+        external_id = request.args.get("external_id")
+        found = [ticket for ticket in self._tickets.values() if external_id in (None, ticket.external_id)]
+        page, per_page = _positive("page", 1), min(PER_PAGE, _positive("per_page", PER_PAGE))
+        shown = found[(page - 1) * per_page : page * per_page]
+        return jsonify(
+            tickets=[ticket.as_json(_base()) for ticket in shown],
+            count=len(found),
+            next_page=_page_url(page + 1) if len(found) > page * per_page else None,
+            previous_page=_page_url(page - 1) if page > 1 else None,
+        )
+
+    def _show_ticket(self, ticket_id: int) -> Response:
+        return jsonify(ticket=self._found(ticket_id).as_json(_base()))
+
+    def _list_comments(self, ticket_id: int) -> Response:
+        comments = self._found(ticket_id).comments
+        if request.args.get("sort_order") == "desc":
+            comments = comments[::-1]
+        page, per_page = _positive("page", 1), min(PER_PAGE, _positive("per_page", PER_PAGE))
+        return jsonify(
+            comments=[comment.as_json() for comment in comments[(page - 1) * per_page : page * per_page]],
+            count=len(comments),
+            next_page=_page_url(page + 1) if len(comments) > page * per_page else None,
+            previous_page=_page_url(page - 1) if page > 1 else None,
+        )
+
+    def _show_me(self) -> Response:
+        if "Authorization" not in request.headers:
+            return jsonify(user={"id": None, "name": "Anonymous user", "role": "end-user"})
+        url, email = f"{_base()}/api/v2/users/{AGENT_ID}.json", self.user_email or "relay@acme.example"
+        user = {"id": AGENT_ID, "url": url, "name": "Relay Service", "email": email, "role": "agent"}
+        return jsonify(user={**user, "active": True, "suspended": False})
+
+    def _issue_token(self) -> Response:
+        wanted = request.get_json(silent=True)
+        if not isinstance(wanted, dict):
+            raise _bad_grant(400, "invalid_request", "The request is not a JSON object")
+        if wanted.get("grant_type") != "client_credentials":
+            raise _bad_grant(400, "unsupported_grant_type", "The authorization grant type is not supported")
+        asked = (wanted.get("client_id"), wanted.get("client_secret"))
+        if not self.client_id or asked != (self.client_id, self.client_secret):
+            raise _bad_grant(401, "invalid_client", "Client authentication failed")
+        life_s = wanted.get("expires_in", TOKEN_LIFE_S)
+        shortest, longest = TOKEN_LIFE_RANGE_S
+        if not isinstance(life_s, int) or not shortest <= life_s <= longest:
+            raise _bad_grant(400, "invalid_request", f"expires_in must be from {shortest} to {longest}")
+        scope = wanted.get("scope", "read")
+        with self._lock:
+            token = self._tokens.issue(scope, life_s)
+        response = jsonify(access_token=token, token_type="bearer", scope=scope, expires_in=life_s)
+        response.status_code = 201
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    # What the API is made of.
+
+    def _found(self, ticket_id: int) -> FakeTicket:
+        if ticket_id not in self._tickets:
+            raise _Refused(404)
+        return self._tickets[ticket_id]
+
+    def _sent_ticket(self, *, creating: bool) -> dict[str, Any]:
+        """The ticket in the request, if the contract allows it."""
+        if request.mimetype != "application/json":
+            said = "Content-Type must be application/json"
+            raise _Refused(415, {"error": "UnsupportedMediaType", "description": said})
+        try:
+            sent = json.loads(request.get_data())
+        except ValueError:
+            said = "Server could not parse JSON"
+            raise _Refused(422, {"error": "Unprocessable Entity", "message": said}) from None
+        if not isinstance(sent, dict) or set(sent) != {"ticket"}:
+            said = 'Ticket: the body must be {"ticket": {...}}'
+            raise _invalid({"ticket": [{"description": said, "error": "InvalidValue"}]})
+        ticket = sent["ticket"]
+        if details := refusals(ticket, creating=creating):
+            raise _invalid(details)
+        source = self._tickets.get(ticket.get("via_followup_source_id", 0))
+        if "via_followup_source_id" in ticket and (source is None or source.status != "closed"):
+            said = "Via followup source: must be a closed ticket"
+            raise _invalid({"via_followup_source_id": [{"description": said, "error": "InvalidValue"}]})
+        return dict(ticket)
+
+    def _store(self, sent: dict[str, Any]) -> FakeTicket:
+        now = self._clock()
+        comment = self._comment(sent["comment"], public=True)
+        ticket = FakeTicket(
+            id=FIRST_TICKET_ID + self._made,
+            external_id=sent["external_id"],
+            subject=sent.get("subject") or comment.plain_body[:150],
+            status=sent.get("status", "new"),
+            tags=sent.get("tags", []),
+            priority=sent.get("priority"),
+            fields=sent,
+            comments=[comment],
+            created_at=now,
+            updated_at=now,
+        )
+        self._made += 1
+        self._tickets[ticket.id] = ticket
+        return ticket
+
+    def _comment(self, sent: dict[str, Any], *, public: bool) -> FakeComment:
+        self._comments_made += 1
+        return new_comment(self._comments_made, sent, public=public, now=self._clock())
+
+    # The page and its switches.
+
+    def _page(self, ticket_id: int | None = None) -> tuple[str, int]:
+        tickets = self.tickets[::-1]
+        opened = next((ticket for ticket in tickets if ticket.id == ticket_id), None)
+        missing = ticket_id is not None and opened is None
+        shown: dict[str, Any] = {"tickets": tickets[:PER_PAGE], "count": len(tickets), "opened": opened}
+        words = {"safe": safe_html, "iso": iso, "ago": lambda at: ago(self._clock() - at)}
+        page = render_template("zendesk.html", **shown, **words, missing=missing, inbox_page_url=self.inbox_page_url)
+        return page, 404 if missing else 200
+
+    def _set_rate_over_http(self) -> Response:
+        wish = request.get_json(silent=True)
+        per_minute = wish.get("per_minute") if isinstance(wish, dict) else -1
+        if per_minute is not None and (not isinstance(per_minute, int) or per_minute < 0):
+            raise _Refused(400, {"error": 'give {"per_minute": 100}, or null for no limit'})
+        self.set_rate(per_minute)
+        return jsonify(self.state())
+
+    def _set_latency_over_http(self) -> Response:
+        wish = request.get_json(silent=True)
+        seconds = wish.get("seconds") if isinstance(wish, dict) else None
+        if not isinstance(seconds, int | float) or not 0 <= seconds <= 60:
+            raise _Refused(400, {"error": 'give {"seconds": 0.25}, from 0 to 60'})
+        self.latency_s = float(seconds)
+        return jsonify(self.state())
+
+
+def _created(ticket: FakeTicket, lookup: str | None) -> Response:
+    response = jsonify(ticket=ticket.as_json(_base()), audit=_audit(ticket))
+    response.status_code = 201
+    response.headers["Location"] = f"{_base()}/api/v2/tickets/{ticket.id}.json"
+    if lookup:
+        response.headers["x-idempotency-lookup"] = lookup
+    return response
+
+
+def _audit(ticket: FakeTicket) -> dict[str, Any]:
+    comment = ticket.comments[-1]
+    event = {"id": comment.id, "type": "Comment", "body": comment.plain_body}
+    about = {"id": comment.id, "ticket_id": ticket.id, "author_id": AGENT_ID, "created_at": iso(ticket.updated_at)}
+    return {**about, "events": [event]}
+
+
+def _invalid(details: dict[str, list[dict[str, str]]]) -> _Refused:
+    return _Refused(422, {**_ERRORS[422], "details": details})
+
+
+def _bad_grant(status: int, error: str, description: str) -> _Refused:
+    return _Refused(status, {"error": error, "error_description": description})
+
+
+def _refusal(refused: _Refused) -> tuple[Response, int, dict[str, str]]:
+    return jsonify(refused.payload), refused.status, refused.headers
+
+
+def _http_error(error: HTTPException) -> tuple[Response, int] | HTTPException:
+    if not is_api(request.path):
+        return error
+    code = "InvalidEndpoint" if error.code == 404 else (error.name or "Error")
+    return jsonify(error=code, description=error.description), error.code or 500
+
+
+def _base() -> str:
+    return request.host_url.rstrip("/")
+
+
+def _positive(name: str, default: int) -> int:
+    value = request.args.get(name, type=int)
+    return default if value is None or value < 1 else value
+
+
+def _page_url(page: int) -> str:
+    others = {name: value for name, value in request.args.items() if name != "page"}
+    return f"{_base()}{request.path}?{urlencode({**others, 'page': page})}"
+
+
+def _pause(seconds: float) -> None:
+    if seconds > 0:
+        time.sleep(seconds)

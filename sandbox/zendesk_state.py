@@ -1,0 +1,195 @@
+"""What a Zendesk account remembers: tickets, OAuth tokens, idempotency keys, and the calls of the current minute.
+
+None of these classes locks; FakeZendesk does.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sandbox.richtext import plain_text
+
+AGENT_ID = 900_100
+KEY_LIFE_S = 2 * 3600
+TOKEN_LIFE_S = 1800
+TOKEN_LIFE_RANGE_S = (300, 172_800)
+WINDOW_S = 60
+UNLIMITED = 1_000_000  # what the headers say when no limit is set
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class FakeComment:
+    """One comment. Times are seconds of the fake's clock."""
+
+    id: int
+    html_body: str
+    plain_body: str
+    public: bool
+    created_at: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "type": "Comment",
+            "author_id": AGENT_ID,
+            "body": self.plain_body,
+            "plain_body": self.plain_body,
+            "html_body": f'<div class="zd-comment">{self.html_body}</div>',
+            "public": self.public,
+            "created_at": iso(self.created_at),
+        }
+
+
+@dataclass(frozen=True)
+class FakeTicket:
+    """A ticket as it is now; later changes make a new object. `fields` is the ticket object as it was sent."""
+
+    id: int
+    external_id: str
+    subject: str
+    status: str
+    tags: list[str]
+    priority: str | None
+    fields: dict[str, Any]
+    comments: list[FakeComment]
+    created_at: float
+    updated_at: float
+
+    def as_json(self, base_url: str) -> dict[str, Any]:
+        """The ticket as the API shows it."""
+        sent = self.fields
+        return {
+            "id": self.id,
+            "url": f"{base_url}/api/v2/tickets/{self.id}.json",
+            "external_id": self.external_id,
+            "subject": self.subject,
+            "raw_subject": self.subject,
+            "description": self.comments[0].plain_body,
+            "status": self.status,
+            "priority": self.priority,
+            "type": sent.get("type"),
+            "tags": self.tags,
+            "custom_fields": sent.get("custom_fields", []),
+            "group_id": sent.get("group_id"),
+            "brand_id": sent.get("brand_id"),
+            "assignee_id": sent.get("assignee_id"),
+            "requester_id": sent.get("requester_id", AGENT_ID),
+            "submitter_id": AGENT_ID,
+            "followup_ids": [],
+            "is_public": any(comment.public for comment in self.comments),
+            "created_at": iso(self.created_at),
+            "updated_at": iso(self.updated_at),
+            "via": {"channel": "api", "source": {"from": {}, "to": {}, "rel": None}},
+        }
+
+
+def new_comment(comment_id: int, sent: Mapping[str, Any], *, public: bool, now: float) -> FakeComment:
+    """The comment that `sent` makes; without a word about it, it is as public as `public` says."""
+    html = str(sent.get("html_body") or sent.get("body") or "")
+    return FakeComment(comment_id, html, plain_text(html), bool(sent.get("public", public)), now)
+
+
+def iso(at: float) -> str:
+    """Seconds as Zendesk writes a time."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Tokens:
+    """OAuth access tokens and the scopes they carry."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._known: dict[str, tuple[frozenset[str], float]] = {}
+
+    def issue(self, scope: object, life_s: int) -> str:
+        """A new token. A scope nobody knows is taken all the same, and then every call is refused."""
+        token = secrets.token_hex(32)
+        scopes = frozenset(scope.split(" ")) if isinstance(scope, str) else frozenset[str]()
+        self._known[token] = (scopes, self._clock() + life_s)
+        return token
+
+    def scopes(self, token: str) -> frozenset[str] | None:
+        """What the token may do; None when it is unknown or over."""
+        scopes, ends_at = self._known.get(token, (frozenset[str](), 0.0))
+        return scopes if token in self._known and self._clock() < ends_at else None
+
+    def forget(self) -> None:
+        self._known.clear()
+
+
+class IdempotencyKeys:
+    """The first answer to each key, for two hours."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._known: dict[str, tuple[bytes, FakeTicket, float]] = {}
+
+    def ticket(self, key: str, body: bytes) -> FakeTicket | None:
+        """The ticket the same request made, as it was then; None for a new key. Raises ValueError for another body."""
+        known = self._known.get(key)
+        if known is None or self._clock() - known[2] >= KEY_LIFE_S:
+            return None
+        if known[0] != body:
+            raise ValueError(key)
+        return known[1]
+
+    def keep(self, key: str, body: bytes, ticket: FakeTicket) -> None:
+        self._known[key] = (body, ticket, self._clock())
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The account's limit as an answer's headers show it."""
+
+    limit: int
+    remaining: int
+    reset_s: int
+
+    def headers(self) -> dict[str, str]:
+        return {
+            "X-Rate-Limit": str(self.limit),
+            "X-Rate-Limit-Remaining": str(self.remaining),
+            "ratelimit-limit": str(self.limit),
+            "ratelimit-remaining": str(self.remaining),
+            "ratelimit-reset": str(self.reset_s),
+        }
+
+
+class RateWindow:
+    """Counts calls in fixed windows of a minute that begin with the first call."""
+
+    def __init__(self, per_minute: int | None, clock: Clock) -> None:
+        self._clock = clock
+        self.per_minute = per_minute
+        self._began_at: float | None = None
+        self._used = 0
+
+    def take(self) -> bool:
+        """Counts one call; False when the minute's calls are used up."""
+        if self._began_at is None:
+            self._began_at = self._clock()
+        self._turn()
+        if self._used >= self._limit:
+            return False
+        self._used += 1
+        return True
+
+    def now(self) -> Rate:
+        self._turn()
+        left_s = WINDOW_S if self._began_at is None else self._began_at + WINDOW_S - self._clock()
+        return Rate(self._limit, max(0, self._limit - self._used), max(1, math.ceil(left_s)))
+
+    @property
+    def _limit(self) -> int:
+        return UNLIMITED if self.per_minute is None else self.per_minute
+
+    def _turn(self) -> None:
+        if self._began_at is not None and (windows := (self._clock() - self._began_at) // WINDOW_S):
+            self._began_at, self._used = self._began_at + windows * WINDOW_S, 0

@@ -1,0 +1,291 @@
+"""Documents and deployment files cannot drift: each is compared with the code, the others or its published rules."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from config import VARIABLES, Config, ConfigError
+
+ROOT = Path(__file__).parent.parent
+HEROKU_SCHEMA = ROOT.parent / "shared" / "specs" / "heroku-app.schema.json"
+RECORDS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+
+# Not asked for in Heroku's form: the add-on sets the one, and nobody there needs the other.
+NOT_IN_THE_FORM = {"DATABASE_URL", "KHOROS_API_URL"}
+CLIENT = {"ZENDESK_CLIENT_ID": "relay", "ZENDESK_CLIENT_SECRET": "a-secret"}
+BEARER = {"NOTIFICATION_BEARER_TOKEN": "a-token-of-enough-characters"}
+
+
+def text(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def readme() -> str:
+    return text("README.md")
+
+
+@pytest.fixture
+def readme_code(readme: str) -> str:
+    """What the README sets as code, in blocks and in sentences."""
+    blocks = re.findall(r"^```.*?^```", readme, re.DOTALL | re.MULTILINE)
+    return "\n".join(blocks + re.findall(r"`([^`\n]+)`", readme))
+
+
+@pytest.fixture
+def app_json() -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(text("app.json"))
+    return manifest
+
+
+@pytest.fixture
+def form(app_json: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The variables Heroku asks for when the button is pressed."""
+    env: dict[str, dict[str, Any]] = app_json["env"]
+    return env
+
+
+@pytest.fixture
+def example() -> list[tuple[bool, str, str]]:
+    """The lines of .env.example that name a variable: (set or commented out, name, value)."""
+    found = re.findall(r"^(# )?([A-Z][A-Z0-9_]*)=(.*)$", text(".env.example"), re.MULTILINE)
+    return [(not comment, name, value) for comment, name, value in found]
+
+
+@pytest.fixture
+def example_env(example: list[tuple[bool, str, str]]) -> dict[str, str]:
+    return {name: value for is_set, name, value in example if is_set}
+
+
+@pytest.fixture
+def command() -> str:
+    """How a server starts the relay, as the Procfile has it."""
+    (line,) = text("Procfile").splitlines()
+    name, _, command = line.partition(": ")
+    assert name == "web"
+    return command
+
+
+def faults(environ: dict[str, str]) -> set[str]:
+    """The variables the service complains about."""
+    try:
+        Config.from_env(environ)
+    except ConfigError as error:
+        return set(re.findall(r"^ +([A-Z][A-Z0-9_]*) ", str(error), re.MULTILINE))
+    return set()
+
+
+# The variables
+
+
+def test_the_readme_table_lists_every_variable_in_the_services_order(readme: str) -> None:
+    assert re.findall(r"^\| `([A-Z][A-Z0-9_]*)` \|", readme, re.MULTILINE) == list(VARIABLES)
+
+
+def test_the_example_lists_every_variable_in_the_services_order(example: list[tuple[bool, str, str]]) -> None:
+    assert [name for _, name, _ in example] == list(VARIABLES)
+
+
+def test_the_form_lists_every_variable_in_the_services_order(form: dict[str, dict[str, Any]]) -> None:
+    assert list(form) == [name for name in VARIABLES if name not in NOT_IN_THE_FORM]
+
+
+def test_the_blueprint_sets_only_variables_the_service_reads() -> None:
+    keys = set(re.findall(r"- key: (\S+)", text("render.yaml")))
+    assert keys - set(VARIABLES) == {"GUNICORN_CMD_ARGS"}
+    assert {*faults(CLIENT), *CLIENT} <= keys
+
+
+def test_the_example_explains_every_variable(example: list[tuple[bool, str, str]]) -> None:
+    lines = text(".env.example").splitlines()
+    for is_set, name, value in example:
+        above = lines[lines.index(f"{'' if is_set else '# '}{name}={value}") - 1]
+        assert re.match(r"# (?![A-Z][A-Z0-9_]*=)\S", above), name
+
+
+def test_the_example_does_not_start_until_its_bearer_token_is_changed(example_env: dict[str, str]) -> None:
+    assert faults(example_env) == {"NOTIFICATION_BEARER_TOKEN"}
+    assert faults(example_env | BEARER) == set()
+
+
+def test_what_the_example_comments_out_is_the_default(
+    example: list[tuple[bool, str, str]], example_env: dict[str, str]
+) -> None:
+    commented = {name: value for is_set, name, value in example if not is_set}
+    assert Config.from_env(example_env | BEARER | commented) == Config.from_env(example_env | BEARER)
+
+
+def test_the_form_requires_what_the_service_cannot_start_without(form: dict[str, dict[str, Any]]) -> None:
+    required = {name for name, entry in form.items() if entry["required"]}
+    assert required == faults(CLIENT)
+    # Either pair of Zendesk credentials will do. A form cannot say so, its descriptions do.
+    assert faults({}) > required
+    assert "ZENDESK_API_TOKEN" in form["ZENDESK_CLIENT_ID"]["description"]
+    for name in ("ZENDESK_USER_EMAIL", "ZENDESK_API_TOKEN"):
+        assert "2027-04-30" in form[name]["description"]
+
+
+def test_what_the_form_fills_in_is_the_default(form: dict[str, dict[str, Any]], example_env: dict[str, str]) -> None:
+    filled = {name: entry["value"] for name, entry in form.items() if "value" in entry}
+    assert Config.from_env(example_env | BEARER | filled) == Config.from_env(example_env | BEARER)
+
+
+# Heroku
+
+
+def test_app_json_keeps_to_herokus_schema(app_json: dict[str, Any]) -> None:
+    if not HEROKU_SCHEMA.exists():
+        pytest.skip(f"the published schema is not on this machine: {HEROKU_SCHEMA}")
+    import jsonschema
+
+    jsonschema.validate(app_json, json.loads(HEROKU_SCHEMA.read_text(encoding="utf-8")))
+
+
+def test_app_json_keeps_to_herokus_rules(app_json: dict[str, Any]) -> None:
+    assert len(app_json["name"]) <= 30
+    assert set(app_json) <= {"name", "description", "keywords", "success_url", "env", "formation", "addons"}
+    assert app_json["success_url"] == "/"
+    assert app_json["formation"] == {"web": {"quantity": 1, "size": "basic"}}
+    assert app_json["addons"] == [{"plan": "heroku-postgresql:essential-0"}]
+
+
+def test_every_field_of_the_form_is_an_object_that_says_whether_it_is_required(
+    form: dict[str, dict[str, Any]],
+) -> None:
+    for name, entry in form.items():
+        assert set(entry) <= {"description", "value", "generator", "required"}, name
+        assert entry["description"].strip(), name
+        assert isinstance(entry["required"], bool), name
+        assert isinstance(entry.get("value", ""), str), name
+        assert not ("value" in entry and "generator" in entry), name
+
+
+def test_heroku_makes_up_the_bearer_token(form: dict[str, dict[str, Any]]) -> None:
+    generated = [name for name, entry in form.items() if entry.get("generator") == "secret"]
+    assert generated == ["NOTIFICATION_BEARER_TOKEN"]
+
+
+def test_heroku_finds_one_kind_of_requirements() -> None:
+    kinds = [
+        "requirements.txt",
+        "Pipfile",
+        "Pipfile.lock",
+        "poetry.lock",
+        "uv.lock",
+        "pdm.lock",
+        "pylock.toml",
+        "setup.py",
+    ]
+    assert [kind for kind in kinds if (ROOT / kind).exists()] == ["requirements.txt"]
+
+
+def test_heroku_finds_the_python_version_that_the_image_has() -> None:
+    version = text(".python-version").strip()
+    assert re.fullmatch(r"3\.\d+", version)
+    assert f"\nFROM python:{version}-slim\n" in text("Dockerfile")
+
+
+# The commands
+
+
+def test_the_relay_is_started_the_same_way_everywhere(command: str, readme_code: str) -> None:
+    program, _, argument = command.partition(" ")
+    assert command in readme_code
+    assert f"\t$(BIN)/{command}\n" in text("Makefile")
+    assert f"startCommand: {command}\n" in text("render.yaml")
+    assert f"CMD {json.dumps([program, argument.strip(chr(39))])}\n" in text("Dockerfile")
+
+
+def test_the_readme_names_the_makefiles_targets(readme_code: str) -> None:
+    makefile = text("Makefile")
+    targets = set(re.findall(r"^([a-z]+):.*## \S", makefile, re.MULTILINE))
+    phony = set(re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split())
+    assert targets == phony - {"help"}
+    assert set(re.findall(r"\bmake ([a-z]+)", readme_code)) == targets
+
+
+def test_ci_runs_the_tests_and_the_demo() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert re.findall(r"^make .*$", script.read_text(encoding="utf-8"), re.MULTILINE) == [
+        "make test",
+        "make demo ARGS=--once",
+    ]
+    assert "- run: .ci/run\n" in text(".github/workflows/ci.yml")
+
+
+# The requirements
+
+
+def pins(path: str) -> list[Requirement]:
+    lines = [line.partition("#")[0].strip() for line in text(path).splitlines()]
+    return [Requirement(line) for line in lines if line and not line.startswith("-r ")]
+
+
+@pytest.mark.parametrize("path", ["requirements.txt", "requirements-dev.txt"])
+def test_every_requirement_is_pinned_exactly(path: str) -> None:
+    for pin in pins(path):
+        assert re.fullmatch(r"==[^*,]+", str(pin.specifier)), pin
+        assert pin.marker is None, pin
+
+
+def test_development_installs_what_the_server_installs() -> None:
+    assert text("requirements-dev.txt").splitlines()[0] == "-r requirements.txt"
+
+
+def test_the_server_gets_what_its_packages_ask_for_and_nothing_else() -> None:
+    pinned = {canonicalize_name(pin.name): pin for pin in pins("requirements.txt")}
+    direct = text("requirements.txt").partition("# Pulled in by them")[0]
+    waiting = [pin for name, pin in pinned.items() if re.search(rf"^{re.escape(pin.name)}[\[=]", direct, re.MULTILINE)]
+    needed = {canonicalize_name(pin.name) for pin in waiting}
+    while waiting:
+        parent = waiting.pop()
+        for child in map(Requirement, distribution(parent.name).requires or []):
+            if child.marker and not any(child.marker.evaluate({"extra": extra}) for extra in {"", *parent.extras}):
+                continue
+            name = canonicalize_name(child.name)
+            assert name in pinned, f"{parent.name} asks for {child}"
+            assert child.specifier.contains(str(pinned[name].specifier).removeprefix("==")), child
+            if name not in needed:
+                needed.add(name)
+                waiting.append(child)
+    assert set(pinned) == needed
+
+
+# The decisions
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.stem)
+def test_every_decision_has_its_sections(record: Path) -> None:
+    title, *_ = record.read_text(encoding="utf-8").splitlines()
+    assert re.fullmatch(rf"# {int(record.name[:4])}\. \S.*", title)
+    sections = re.split(r"^## ", record.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    assert [section.partition("\n")[0] for section in sections] == ["Status", "Context", "Decision", "Consequences"]
+    assert all(section.partition("\n")[2].strip() for section in sections)
+
+
+def test_the_decisions_are_numbered_without_a_gap_and_indexed() -> None:
+    assert [int(record.name[:4]) for record in RECORDS] == list(range(1, len(RECORDS) + 1))
+    assert re.findall(r"\]\((\S+\.md)\)", text("docs/decisions/README.md")) == [record.name for record in RECORDS]
+
+
+def test_links_between_the_decisions_lead_somewhere() -> None:
+    for record in RECORDS:
+        for target in re.findall(r"\]\(([^)#:]+)\)", record.read_text(encoding="utf-8")):
+            assert (record.parent / target).exists(), f"{record.name}: {target}"
+
+
+def test_every_direct_dependency_is_explained() -> None:
+    decision = (ROOT / "docs" / "decisions" / "0012-dependencies.md").read_text(encoding="utf-8").lower()
+    direct = text("requirements.txt").partition("# Pulled in by them")[0] + text("requirements-dev.txt")
+    names = re.findall(r"^([A-Za-z][A-Za-z0-9._-]*)(?:\[\w+\])?==", direct, re.MULTILINE)
+    assert [name for name in names if name.lower() not in decision] == []
