@@ -84,7 +84,7 @@ class Config:
             zendesk_url=read("ZENDESK_API_URL", _zendesk_url, required=True),
             client_id=read("ZENDESK_CLIENT_ID", _secret, ""),
             client_secret=read("ZENDESK_CLIENT_SECRET", _secret, ""),
-            user_email=read("ZENDESK_USER_EMAIL", str, ""),
+            user_email=read("ZENDESK_USER_EMAIL", _secret, ""),
             api_token=read("ZENDESK_API_TOKEN", _secret, ""),
             public_url=read("PUBLIC_URL", _https_url, "") or _platform_url(environ),
             heroku_app_name=read("HEROKU_APP_NAME", str, ""),
@@ -167,7 +167,7 @@ def _positive(value: str) -> int:
 def _pattern(value: str) -> re.Pattern[str]:
     try:
         return re.compile(value)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"is not a regular expression ({error}); write \\ before a sign to mean just it") from None
 
 
@@ -181,8 +181,8 @@ def _https_url(value: str) -> str:
         raise ValueError("is not a web address that begins with https://")
     if parts.scheme == "http" and not _is_loopback(host):
         raise ValueError("must begin with https://, or the secrets sent there could be read on the way")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("must be a plain address without a user name, ? or #")
+    if parts.username is not None or re.search(r"[\s?#]", value):
+        raise ValueError("must be a plain address without a user name, a space, ? or #")
     return value.rstrip("/")
 
 
@@ -194,7 +194,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _zendesk_url(value: str) -> str:
-    return _https_url(value).partition("/api/v2")[0].rstrip("/")
+    return re.sub(r"(?<=[^/])/api/v2(/.*)?$", "", _https_url(value)).rstrip("/")
 
 
 def _platform_url(environ: Mapping[str, str]) -> str:
@@ -214,15 +214,15 @@ def _database_url(value: str) -> str:
         raise ValueError("is not a database address") from None
     if url.drivername not in ("sqlite", "postgresql+psycopg"):
         raise ValueError("must begin with sqlite:/// or postgres://")
-    if url.drivername == "sqlite" and url.database in (None, "", ":memory:"):
+    if url.drivername == "sqlite" and (not url.database or ":memory:" in url.database):
         raise ValueError("must name a file: what is kept in memory is lost at the next restart")
     return value
 
 
 def _ticket_fields(value: str) -> dict[str, Any]:
     try:
-        fields = json.loads(value)
-    except ValueError:
+        fields = json.loads(value, parse_constant=int)  # there is no NaN in JSON
+    except (ValueError, RecursionError):
         raise ValueError("is not JSON") from None
     if not isinstance(fields, dict):
         raise ValueError("is not a JSON object")

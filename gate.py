@@ -41,7 +41,7 @@ class Gate:
             return 0
         if self.state != OPEN:
             return min(free, 1)
-        if self.calls_left is None or not 0 < self.window_ends_at - now <= MAX_HOLD_S:
+        if self.calls_left is None or not self._in_window(now):
             return free
         return max(0, min(free, self.calls_left // CALLS_PER_ITEM - in_flight))
 
@@ -52,7 +52,7 @@ class Gate:
     def counted(self, now: float, calls_left: int, reset_s: float) -> Gate:
         """What an answer said of the rate limit. Within a window the lowest holds: answers overtake each other."""
         ends_at = now + reset_s
-        if self.calls_left is not None and now < self.window_ends_at:
+        if self.calls_left is not None and self._in_window(now):
             if ends_at < self.window_ends_at - 2:
                 return self  # a late answer from the window before
             if ends_at <= self.window_ends_at + 2:  # the header counts whole seconds
@@ -63,7 +63,7 @@ class Gate:
         """Zendesk took something: open, unless the window's calls are used up."""
         if version != self.version:
             return self
-        if self.calls_left is not None and self.calls_left < CALLS_PER_ITEM and self.window_ends_at > now:
+        if self.calls_left is not None and self.calls_left < CALLS_PER_ITEM and self._in_window(now):
             return self._changed(LIMITED, "the account's calls for this minute are used up", self.window_ends_at)
         return self if self.state == OPEN else self._changed(OPEN, "", 0.0)
 
@@ -78,6 +78,9 @@ class Gate:
             wait = max(retry_after_s, steps[0] if state == LIMITED else wait)
         gate = self._changed(state, reason, now + min(wait, MAX_HOLD_S))
         return replace(gate, failures=failures + 1)
+
+    def _in_window(self, now: float) -> bool:
+        return 0 < self.window_ends_at - now <= MAX_HOLD_S
 
     def _changed(self, state: str, reason: str, hold_until: float) -> Gate:
         return replace(self, state=state, reason=reason, version=self.version + 1, failures=0, hold_until=hold_until)

@@ -233,7 +233,7 @@ def read_answer(answer: Answer) -> Any:
     envelope = payload.get("status") if isinstance(payload, dict) else None
     envelope = envelope if isinstance(envelope, dict) else {}
     if 200 <= status < 300 and envelope.get("succeeded") is not False:
-        if payload is None and b"<" in answer.body[:200]:
+        if payload is None and answer.body.lstrip().startswith(b"<"):
             raise Unavailable(f"Khoros answered {status} with a web page instead of data", status=status)
         return payload["data"] if isinstance(payload, dict) and "data" in payload else payload
     raise _refusal(answer, envelope)
@@ -268,9 +268,9 @@ def read_date(value: object) -> float | None:
         with warnings.catch_warnings():
             warnings.simplefilter("error", dateutil.parser.UnknownTimezoneWarning)
             date = dateutil.parser.parse(text, tzinfos=_zone)
+            return date.timestamp() if date.tzinfo else None
     except (ValueError, OverflowError, dateutil.parser.UnknownTimezoneWarning):
         return None
-    return date.timestamp() if date.tzinfo else None
 
 
 def _zone(name: str, offset_s: int | None) -> tzinfo | None:

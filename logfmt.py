@@ -28,11 +28,14 @@ def where(error: BaseException) -> str:
 
 def field(value: object) -> str:
     """One logfmt value: bare when it is plain, otherwise quoted on one line; 500 characters at most."""
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    text = text[:500]
-    if _PLAIN.fullmatch(text):
+    text = _text(value)[:500]
+    if _PLAIN.fullmatch(text) and text.isprintable():
         return text
     return '"' + "".join(_ESCAPES.get(char, char if char.isprintable() else " ") for char in text) + '"'
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class Formatter(logging.Formatter):
@@ -40,24 +43,25 @@ class Formatter(logging.Formatter):
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__()
-        self._secrets = [secret for secret in secrets if len(secret) >= 8]
+        self._secrets = sorted((secret for secret in secrets if len(secret) >= 8), key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
         at = record.levelname.lower()
         if hasattr(record, "fields"):
             pairs = {"at": at, "event": record.msg} | {k: v for k, v in record.fields.items() if v is not None}
         elif record.name == "gunicorn.access":
-            return self._one_line(record.getMessage())
+            return self._masked(record.getMessage()).replace("\r", "\\r").replace("\n", "\\n")
         else:
             failure = where(record.exc_info[1]) if record.exc_info and record.exc_info[1] else None
             pairs = {"at": at, "event": "message", "logger": record.name, "message": record.getMessage()}
             pairs |= {"error": failure} if failure else {}
-        return self._one_line(" ".join(f"{key}={field(value)}" for key, value in pairs.items()))
+        return " ".join(f"{key}={field(self._masked(value))}" for key, value in pairs.items())
 
-    def _one_line(self, line: str) -> str:
+    def _masked(self, value: object) -> str:
+        text = _text(value)
         for secret in self._secrets:
-            line = line.replace(secret, "[secret]")
-        return line.replace("\r", "\\r").replace("\n", "\\n")
+            text = text.replace(secret, "[secret]")
+        return text
 
 
 def configure(level: str, secrets: Iterable[str] = ()) -> None:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
 
 TIMEOUT_S = (3.0, 15.0)  # connect, then each read
 
@@ -77,12 +78,12 @@ class Answer:
             return float(value)
         try:
             return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
 
 
 class Bearer(requests.auth.AuthBase):
-    """`Authorization: Bearer`, as an auth object so that no ~/.netrc can replace it."""
+    """`Authorization: Bearer`."""
 
     def __init__(self, token: str) -> None:
         self.token = token
@@ -93,10 +94,11 @@ class Bearer(requests.auth.AuthBase):
 
 
 def new_session(pool_size: int) -> requests.Session:
-    """A session that `pool_size` threads can share: it keeps connections, and no cookies."""
+    """A session that `pool_size` threads can share: it keeps connections, no cookies and no credentials."""
     session = requests.Session()
     session.mount("http://", HTTPAdapter(pool_maxsize=pool_size))
     session.mount("https://", HTTPAdapter(pool_maxsize=pool_size))
+    session.auth = lambda request: request  # a call's own credentials or none, never those of a ~/.netrc
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.headers.update({"Accept": "application/json", "User-Agent": "khoros-zendesk-relay"})
     return session
@@ -106,6 +108,6 @@ def send(session: requests.Session, method: str, url: str, **options: Any) -> An
     """Makes one attempt and returns whatever was answered. Raises Unavailable when no whole answer came."""
     try:
         response = session.request(method, url, timeout=TIMEOUT_S, allow_redirects=False, **options)
-    except requests.RequestException as error:
+    except (requests.RequestException, HTTPError) as error:  # requests lets a few of urllib3's errors through
         raise Unavailable(f"{urlsplit(url).hostname} gave no answer ({type(error).__name__})") from error
     return Answer(response.status_code, response.headers, response.content)

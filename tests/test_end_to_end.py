@@ -120,6 +120,7 @@ def test_sigterm_to_every_process_cuts_no_request_and_leaves_soon(world: World) 
     world.zendesk.latency_s = 1.0
     world.khoros.label_many(40)
     assert world.khoros.drain()
+    wait_for(lambda: bool(world.zendesk.tickets))
     started = time.monotonic()
     assert world.relay.stop() == 0
     assert time.monotonic() - started < 20

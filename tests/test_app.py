@@ -1,0 +1,755 @@
+"""The door for Khoros and the pages: nobody without the token, nothing lost, nothing given away."""
+
+from __future__ import annotations
+
+import hmac
+import io
+import json
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import (
+    AUTHOR,
+    OLD_TOKEN,
+    TEXT,
+    TOKEN,
+    engine_url,
+    events,
+    fields,
+    new_config,
+    new_post,
+    notification,
+    relay_of,
+    rows,
+    wait_for,
+)
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from app import BODY_LIMIT
+from config import Config
+from gate import OUTAGE, UNAUTHORISED, Gate
+from inbox import Inbox, NewItem
+from sandbox.khoros import FakeKhoros
+from sandbox.zendesk import FakeZendesk
+from subscription import Connection
+
+pytestmark = pytest.mark.usefixtures("clean_log")
+
+NewApp = Callable[[Config], Flask]
+MIB = 1024 * 1024
+BOTH = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """SQLite, unless a test asks for both kinds."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return f"sqlite:///{tmp_path / 'relay.db'}"
+    emptied: Callable[[], str] = request.getfixturevalue("emptied")
+    return emptied()
+
+
+@pytest.fixture
+def inbox(app: Flask) -> Inbox:
+    return relay_of(app).inbox
+
+
+class Unread(io.RawIOBase):
+    """A body that nobody may read."""
+
+    touched = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.touched = True
+        raise AssertionError("the body was read")
+
+
+def post_unread(client: FlaskClient, header: str, length: int = 10) -> tuple[TestResponse, bool]:
+    """Posts a body that nobody may read; gives the answer and whether it was tried."""
+    body = Unread()
+    environ = {"wsgi.input": body, "CONTENT_LENGTH": str(length), "HTTP_AUTHORIZATION": header}
+    answer = client.post("/notifications", environ_overrides=environ, headers={"X-Request-Id": "r-7"})
+    return answer, body.touched
+
+
+def post(client: FlaskClient, body: Any, **options: Any) -> TestResponse:
+    """Posts a notification with the right token; anything but bytes goes as JSON."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"Authorization": f"Bearer {TOKEN}", **options.pop("headers", {})}
+    return client.post("/notifications", data=data, headers=headers, **options)
+
+
+def subscribed(inbox: Inbox, state: str = "subscribed", detail: str = "") -> None:
+    inbox.remember("connection", json.dumps(asdict(Connection(state, detail, "uuid-1"))))
+
+
+def break_store(inbox: Inbox) -> None:
+    """Lets every change fail, as a full disk does."""
+    with inbox._transaction() as db:
+        stop = "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        db.exec_driver_sql(f"CREATE TRIGGER full_inbox BEFORE INSERT ON inbox {stop}")
+        db.exec_driver_sql(f"CREATE TRIGGER full_memory BEFORE INSERT ON memory {stop}")
+
+
+def mend_store(inbox: Inbox) -> None:
+    with inbox._engine.begin() as db:
+        db.exec_driver_sql("DROP TRIGGER full_inbox")
+        db.exec_driver_sql("DROP TRIGGER full_memory")
+
+
+# The token
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        TOKEN,
+        f"Basic {TOKEN}",
+        f"Token {TOKEN}",
+        f"Bearer{TOKEN}",
+        "Bearer wrong",
+        "Bearer undefined",
+        "Bearer None",
+        f"Bearer {TOKEN[:-1]}",
+        f"Bearer {TOKEN}x",
+        f"Bearer x{TOKEN}",
+        f"Bearer {TOKEN.upper()}",
+        f"Bearer {TOKEN},{OLD_TOKEN}",
+        f"Bearer Bearer {TOKEN}",
+        "Bearer t\xf6ken-\xff\x80",
+        "Bearer " + "\xe2\x98\x83" * 20,
+        f"Bearer {TOKEN}\x00",
+    ],
+)
+def test_without_the_token_nobody_gets_in_and_the_body_is_not_even_read(
+    header: str, client: FlaskClient, inbox: Inbox
+) -> None:
+    answer, touched = post_unread(client, header)
+    assert (answer.status_code, touched) == (401, False)
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert answer.get_json()["error"] == "Unauthorized"
+    assert rows(inbox) == []
+
+
+def test_with_the_token_the_body_is_read(client: FlaskClient) -> None:
+    """Or else the test above could not fail."""
+    assert post_unread(client, f"Bearer {TOKEN}")[1]
+
+
+def test_a_missing_authorization_header_is_refused_and_logged(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = client.post("/notifications", json=notification(), headers={"X-Request-Id": "r-7"})
+    assert answer.status_code == 401
+    told = fields(caplog, "notification_refused")
+    assert (told["status"], told["request_id"], told["level"]) == (401, "r-7", logging.WARNING)
+
+
+def test_a_body_far_too_large_does_not_hide_a_wrong_token(client: FlaskClient) -> None:
+    answer = client.post("/notifications", data=b"x" * (BODY_LIMIT + 1), headers={"Authorization": "Bearer wrong"})
+    assert answer.status_code == 401
+
+
+@pytest.mark.parametrize("header", [f"Bearer {TOKEN}", f"Bearer {OLD_TOKEN}", f"bearer {TOKEN}", f"BEARER  {TOKEN} "])
+def test_either_token_lets_khoros_in(header: str, client: FlaskClient) -> None:
+    assert post(client, notification(), headers={"Authorization": header}).status_code == 202
+
+
+@pytest.mark.parametrize("offered", [TOKEN, OLD_TOKEN, "wrong"])
+def test_every_token_is_compared_in_constant_time_whichever_matches(
+    offered: str, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+    true_compare = hmac.compare_digest
+
+    def compare(left: bytes, right: bytes) -> bool:
+        compared.append((left, right))
+        return true_compare(left, right)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    post(client, notification(), headers={"Authorization": f"Bearer {offered}"})
+    assert {(frozenset(pair)) for pair in compared} == {
+        frozenset({offered.encode(), TOKEN.encode()}),
+        frozenset({offered.encode(), OLD_TOKEN.encode()}),
+    }
+
+
+# The body
+
+
+def test_a_body_over_the_limit_is_refused_by_its_stated_length_without_reading_it(
+    client: FlaskClient, inbox: Inbox
+) -> None:
+    answer, touched = post_unread(client, f"Bearer {TOKEN}", BODY_LIMIT + 1)
+    assert (answer.status_code, answer.get_json()["error"], touched) == (413, "Request Entity Too Large", False)
+    assert rows(inbox) == []
+
+
+def chunked(client: FlaskClient, body: bytes) -> TestResponse:
+    """As gunicorn hands a body of unstated length over."""
+    return client.post(
+        "/notifications",
+        input_stream=io.BytesIO(body),
+        headers={"Authorization": f"Bearer {TOKEN}", "Transfer-Encoding": "chunked"},
+        environ_overrides={"wsgi.input_terminated": True, "CONTENT_LENGTH": ""},
+    )
+
+
+def test_a_body_over_the_limit_is_never_taken_when_its_length_is_unknown(client: FlaskClient, inbox: Inbox) -> None:
+    answer = chunked(client, b" " * (5 * MIB) + json.dumps(notification()).encode())
+    assert (answer.status_code in (400, 413), answer.is_json, rows(inbox)) == (True, True, [])
+
+
+def test_a_body_of_unknown_length_within_the_limit_is_taken(client: FlaskClient, inbox: Inbox) -> None:
+    assert chunked(client, json.dumps(notification()).encode()).status_code == 202
+    assert len(rows(inbox)) == 1
+
+
+def test_the_limit_is_one_mebibyte_to_the_byte(client: FlaskClient) -> None:
+    body = json.dumps(notification()).encode().ljust(MIB)
+    assert [post(client, body).status_code, post(client, body + b" ").status_code] == [202, 413]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"not json",
+        b"<html></html>",
+        b"eventName=stream-item-label-applied",
+        b'{"a": 1} trailing',
+        b"{'a': 1}",
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 50_000,
+        b'"\xff\xfe\xfa"',
+        b'{"text": "caf\xe9"}',
+        b'{"companyId": ' + b"9" * 5000 + b"}",
+        b"\x00\x01\x02",
+        b"\x1f\x8b\x08\x00\x00\x00\x00\x00",
+    ],
+    ids=lambda body: repr(body[:20]),
+)
+def test_what_is_not_json_is_answered_400_and_not_kept(body: bytes, client: FlaskClient, inbox: Inbox) -> None:
+    answer = post(client, body)
+    assert (answer.status_code, answer.get_json()["error"]) == (400, "Bad Request")
+    assert rows(inbox) == []
+
+
+UNREADABLE = {
+    "not an object": [1, 2],
+    "null": None,
+    "a text": "hello",
+    "a number": 17,
+    "no eventName": notification(eventName=None),
+    "eventName is an object": notification(eventName={"name": "stream-item-label-applied"}),
+    "no eventUuid": notification(eventUuid=""),
+    "eventUuid is a list": notification(eventUuid=["event-1"]),
+    "eventUuid too long": notification("e" * 256),
+    "eventUuid with a line break": notification("event\n1"),
+    "companyId is no number": notification(companyId="acme"),
+    "companyId is negative": notification(companyId=-123),
+    "companyId is true": notification(companyId=True),
+    "companyId is a fraction": notification(companyId=123.5),
+    "companyId is endless": notification(companyId=10**400),
+    "no items": notification(data={"labels": ["CreateCase"], "items": []}),
+    "no data": notification(data=None),
+    "data is a list": notification(data=[new_post()]),
+    "items is a text": notification(data={"items": "twitter:1"}),
+    "items are null": notification(data={"items": [None]}),
+    "items without entityId": notification(data={"items": [{"text": TEXT}, {"entityId": ""}]}),
+    "entityId too long": notification("event-1", new_post("t" * 256)),
+    "entityId is an object": notification(data={"items": [{"entityId": {"id": 1}, "text": TEXT}]}),
+}
+
+
+@pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_an_authentic_but_unreadable_notification_is_answered_422_and_kept_parked_once(
+    body: Any, client: FlaskClient, inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = [post(client, body), post(client, body)]
+    assert [answer.status_code for answer in answers] == [422, 422]
+    assert answers[0].get_json()["message"].startswith("Kept for a person to look at: ")
+    [(_, post_id, state, reason)] = rows(inbox)
+    assert (post_id, state) == ("", "parked") and reason and f"{reason}." in answers[0].get_json()["message"]
+    assert kept_payloads(inbox) == [{"unreadable": body}]
+    assert events(caplog) == ["parked", "notification_refused", "notification_refused"]
+
+
+def kept_payloads(inbox: Inbox) -> list[Any]:
+    with inbox._transaction() as db:
+        return [json.loads(row[0]) for row in db.exec_driver_sql("SELECT payload FROM inbox ORDER BY id")]
+
+
+MALFORMED: list[bytes] = [
+    *(b"", b" ", b"{", b"}", b"[", b"]", b'"', b"'", b",", b"nul", b"tru", b"NULL", b"undefined", b"<xml/>"),
+    *(b"{]", b"[}", b'{"a"}', b'{"a":}', b'{"a":1,}', b"[1,]", b"{a:1}", b"{'a':1}", b"01", b"+1", b"0x10", b"1e"),
+    *(b"\x00", b"\xff", b"\xc3\x28", b"\xef\xbb\xbf", b"\xff\xfe", b'"\x01"', b'"\\x"', b'"\\u12"', b"a=1&b=2"),
+    *(b"[" * 200_000, b'{"a":' * 200_000, b"9" * 4500, b"-" * 9, b'{"a":1}{"a":1}', b"// comment\n{}"),
+    *(b"[]", b"{}", b"null", b"true", b"0", b"-1e999", b"NaN", b'""', b'{"eventName": "stream-item-label-applied"}'),
+]
+
+
+def test_none_of_fifty_malformed_bodies_passes_or_breaks_anything(client: FlaskClient, inbox: Inbox) -> None:
+    answers = [post(client, body) for body in MALFORMED]
+    assert len(set(MALFORMED)) == 50
+    assert [body[:20] for body, a in zip(MALFORMED, answers, strict=True) if a.status_code not in (400, 422)] == []
+    assert {answer.mimetype for answer in answers} == {"application/json"}
+    assert {state for _, _, state, _ in rows(inbox)} == {"parked"}
+    assert post(client, notification()).status_code == 202
+
+
+# What is taken, and what is none of our business
+
+
+def test_a_notification_is_committed_and_counted(
+    client: FlaskClient, inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = post(client, notification("e1", "p:1", "p:2"), headers={"X-Request-Id": "r-1"})
+    assert (answer.status_code, answer.get_json()) == (202, {"accepted": 2, "duplicates": 0, "ignored": 0})
+    assert rows(inbox) == [("e1", "p:1", "pending", None), ("e1", "p:2", "pending", None)]
+    told = fields(caplog, "notification_accepted")
+    assert (told["accepted"], told["event_uuid"], told["request_id"]) == (2, "e1", "r-1")
+
+
+def test_the_same_notification_again_is_a_duplicate(client: FlaskClient, inbox: Inbox) -> None:
+    answers = [post(client, notification("e1", "p:1", "p:2")).get_json() for _ in range(3)]
+    assert answers[1:] == [{"accepted": 0, "duplicates": 2, "ignored": 0}] * 2
+    assert len(rows(inbox)) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (notification(companyId=999), "another company's"),
+        (notification(companyId="999"), "another company's"),
+        (notification(eventName="rule-applied"), "not a stream-item-label-applied event"),
+        (notification(eventName="message-published"), "not a stream-item-label-applied event"),
+        (notification(labels=["Praise"]), "another label"),
+        (notification(labels=["CreateCaseNow", "DontCreateCase", "createcase"]), "another label"),
+        (notification(labels="Praise"), "another label"),
+    ],
+)
+def test_what_concerns_someone_else_is_answered_202_and_ignored(
+    body: Any, reason: str, client: FlaskClient, inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = post(client, body)
+    assert (answer.status_code, answer.get_json()) == (202, {"accepted": 0, "duplicates": 0, "ignored": 1})
+    assert rows(inbox) == []
+    told = fields(caplog, "notification_ignored")
+    assert (told["reason"], told["level"], told["event_uuid"]) == (reason, logging.INFO, "event-1")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[], None, "", "CreateCase", ["CreateCase"], ["Praise", " CreateCase "], [{"name": "CreateCase"}], [None], [[]]],
+    ids=str,
+)
+def test_our_label_is_recognised_however_it_is_given_and_no_label_is_no_objection(
+    labels: Any, client: FlaskClient
+) -> None:
+    assert post(client, notification(labels=labels)).get_json()["accepted"] == 1
+
+
+@pytest.mark.parametrize("company_id", [123, "123", None], ids=repr)
+def test_our_company_is_recognised_however_it_is_given(company_id: Any, client: FlaskClient) -> None:
+    assert post(client, notification(companyId=company_id)).get_json()["accepted"] == 1
+
+
+def test_a_single_item_outside_a_list_is_taken(client: FlaskClient, inbox: Inbox) -> None:
+    assert post(client, notification(data={"items": new_post("p:1")})).get_json()["accepted"] == 1
+    assert rows(inbox) == [("event-1", "p:1", "pending", None)]
+
+
+def test_an_unreadable_item_is_parked_and_the_good_ones_beside_it_are_taken(
+    client: FlaskClient, inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = notification("e1", "p:1", {"text": TEXT}, "p:2")
+    assert post(client, body).get_json() == {"accepted": 2, "duplicates": 0, "ignored": 0}
+    assert [row[1:3] for row in rows(inbox)] == [("", "parked"), ("p:1", "pending"), ("p:2", "pending")]
+    assert fields(caplog, "parked")["event_uuid"] == "e1"
+    assert post(client, body).get_json() == {"accepted": 0, "duplicates": 2, "ignored": 0}
+    assert len(rows(inbox)) == 3
+
+
+def every_field(value: str) -> list[dict[str, Any]]:
+    """Notifications that hold `value` in one place each, in every place there is."""
+    item = {"link", "author", "authorLink", "authorScreenName", "createdDate", "followerCount", "inReplyTo", "x"}
+    places: list[dict[str, Any]] = [notification("item", {**new_post(), name: value}) for name in sorted(item)]
+    places += [notification("item", {**new_post(), "text": value, "repostedFrom": {"link": value}})]
+    places += [notification("item", {**new_post(), "labels": [value], "notes": [{"text": value}, value]})]
+    places += [notification("item", {**new_post(), value: value})]
+    places += [notification("entity", new_post(value))]
+    places += [notification("outer", **{name: value}) for name in ("createdDate", "subscriptionUuid", "type", value)]
+    places += [notification("outer", labels=["CreateCase", value]), notification("company", companyId=value)]
+    places += [notification(value), notification("name", eventName=value), notification("label", labels=[value])]
+    numbered = enumerate(places)
+    return [{**place, "eventUuid": f"{place['eventUuid']}{number}"} for number, place in numbered]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "value", ["half \ud83d emoji", "\udc00", "nul \x00 within", "\u202e\u2028\x7f\x1b[2J"], ids=ascii
+)
+def test_strange_characters_in_any_field_break_neither_the_door_nor_the_ticket(
+    value: str, client: FlaskClient, app: Flask, inbox: Inbox
+) -> None:
+    bodies = every_field(value)
+    escaped = [post(client, body) for body in bodies]
+    raw = [post(client, json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")) for body in bodies]
+    assert {answer.status_code for answer in escaped} <= {202, 422}
+    assert {answer.status_code for answer in raw} <= {202, 400, 422}
+    assert sum(answer.get_json().get("accepted", 0) for answer in escaped) >= 16
+    claim = inbox.claim(1000, 60, relay_of(app).delivery._compose)
+    assert claim.items and all(item.request for item in claim.items)
+
+
+def test_a_request_id_of_the_callers_that_is_not_plain_is_replaced(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    for given in ("x" * 201, "two\tparts", "caf\xe9", ""):
+        post(client, notification(), environ_overrides={"HTTP_X_REQUEST_ID": given})
+    ids = [record.__dict__["fields"]["request_id"] for record in caplog.records if record.name == "relay"]
+    assert len(set(ids)) == 4 and all(len(request_id) == 36 for request_id in ids)
+
+
+def test_lines_about_one_request_share_its_id_when_the_caller_gave_none(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    post(client, [])
+    [parked, refused] = [record.__dict__["fields"]["request_id"] for record in caplog.records if record.name == "relay"]
+    assert parked == refused
+
+
+# When the store fails
+
+
+def test_a_store_that_fails_is_answered_503_and_the_notification_is_taken_when_it_comes_again(
+    client: FlaskClient, inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    post(client, notification("before"))
+    break_store(inbox)
+    answer = post(client, notification("e1"))
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert answer.get_json()["error"] == "Service Unavailable"
+    assert fields(caplog, "store_unavailable")["level"] == logging.ERROR
+    mend_store(inbox)
+    assert [row[0] for row in rows(inbox)] == ["before"]
+    assert post(client, notification("e1")).get_json() == {"accepted": 1, "duplicates": 0, "ignored": 0}
+
+
+def test_an_unreadable_notification_that_cannot_be_kept_is_answered_503(client: FlaskClient, inbox: Inbox) -> None:
+    inbox.counts()
+    break_store(inbox)
+    assert post(client, []).status_code == 503
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite:////nowhere/at/all/relay.db", "postgresql+psycopg://relay:secret-word@127.0.0.1:1/relay"],
+    ids=["no such folder", "no server"],
+)
+def test_without_a_database_everything_says_so(url: str, new_app: NewApp, caplog: pytest.LogCaptureFixture) -> None:
+    client = new_app(new_config(database_url=url)).test_client()
+    assert post(client, notification()).status_code == 503
+    health = client.get("/health")
+    assert (health.status_code, health.get_json()["status"], health.get_json()["store"]) == (503, "down", "unavailable")
+    page = client.get("/")
+    assert page.status_code == 200 and "Nothing can be stored." in page.text
+    assert "secret-word" not in health.text + page.text + caplog.text
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allowed"),
+    [
+        ("GET", "/nowhere", 404, None),
+        ("POST", "/nowhere", 404, None),
+        ("POST", "/createTicket", 404, None),
+        ("GET", "/notifications/", 404, None),
+        ("GET", "/static/nothing.css", 404, None),
+        ("GET", "/static/../app.py", 404, None),
+        ("GET", "/%ff%00", 404, None),
+        ("GET", "/notifications", 405, {"POST", "OPTIONS"}),
+        ("HEAD", "/notifications", 405, {"POST", "OPTIONS"}),
+        ("PUT", "/notifications", 405, {"POST", "OPTIONS"}),
+        ("DELETE", "/health", 405, {"GET", "HEAD", "OPTIONS"}),
+        ("POST", "/", 405, {"GET", "HEAD", "OPTIONS"}),
+        ("BREW", "/", 405, {"GET", "HEAD", "OPTIONS"}),
+    ],
+)
+def test_a_wrong_path_or_method_is_answered_in_json(
+    method: str, path: str, status: int, allowed: set[str] | None, client: FlaskClient
+) -> None:
+    answer = client.open(path, method=method, headers={"Accept": "text/html"})
+    assert (answer.status_code, answer.mimetype) == (status, "application/json")
+    assert set(answer.headers.get("Allow", "").split(", ")) == (allowed or {""})
+    if method != "HEAD":
+        assert set(answer.get_json()) == {"error", "message"}
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/static/style.css"])
+def test_head_is_answered_as_get_is_but_without_a_body(path: str, client: FlaskClient) -> None:
+    head, get = client.head(path, buffered=True), client.get(path, buffered=True)
+    assert (head.status_code, head.mimetype, head.data) == (get.status_code, get.mimetype, b"") and get.data
+
+
+def test_what_nobody_foresaw_is_a_small_json_500_and_a_line_without_anyones_text(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(raw: object, **names: Any) -> None:
+        raise KeyError(TEXT)
+
+    monkeypatch.setattr(relay_of(app).intake, "take", broken)
+    answer = post(client, notification(), headers={"X-Request-Id": "r-1"})
+    assert (answer.status_code, answer.mimetype) == (500, "application/json")
+    assert "Traceback" not in answer.text and TEXT not in answer.text and "KeyError" not in answer.text
+    told = fields(caplog, "request_broken")
+    assert told["error"].startswith("KeyError at test_app.py:") and told["request_id"] == "r-1"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/"), ("GET", "/health"), ("GET", "/static/style.css"), ("GET", "/nowhere"), ("POST", "/notifications")],
+)
+def test_every_answer_keeps_browsers_from_doing_more_than_showing_it(
+    method: str, path: str, client: FlaskClient
+) -> None:
+    headers = client.open(path, method=method, buffered=True).headers
+    assert headers["Content-Security-Policy"].startswith("default-src 'none';")
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert (headers["X-Content-Type-Options"], headers["Referrer-Policy"]) == ("nosniff", "no-referrer")
+    assert headers["Cache-Control"] == "no-store" and "Set-Cookie" not in headers
+
+
+# /health
+
+
+def test_health_is_ok_when_subscribed_with_an_open_way_and_nothing_parked(client: FlaskClient, inbox: Inbox) -> None:
+    subscribed(inbox)
+    answer = client.get("/health")
+    assert answer.status_code == 200
+    assert answer.get_json() == {
+        "status": "ok",
+        "store": "ok",
+        "subscription": {"state": "subscribed", "detail": ""},
+        "zendesk": {"state": "open", "detail": "", "held_s": 0.0},
+        "pending": 0,
+        "parked": 0,
+        "oldest_pending_s": None,
+    }
+
+
+def test_health_wants_attention_before_it_is_subscribed(client: FlaskClient) -> None:
+    answer = client.get("/health")
+    assert (answer.status_code, answer.get_json()["status"]) == (200, "attention")
+    assert answer.get_json()["subscription"]["state"] == "starting"
+
+
+@pytest.mark.parametrize("state", ["paused", "deleted", "failed", "no_address"])
+def test_health_wants_attention_when_the_subscription_is_not_as_it_should_be(
+    state: str, client: FlaskClient, inbox: Inbox
+) -> None:
+    subscribed(inbox, state, "said why")
+    answer = client.get("/health").get_json()
+    assert (answer["status"], answer["subscription"]) == ("attention", {"state": state, "detail": "said why"})
+
+
+@pytest.mark.parametrize("state", [OUTAGE, UNAUTHORISED])
+def test_health_wants_attention_when_zendesk_is_not_to_be_had(state: str, client: FlaskClient, inbox: Inbox) -> None:
+    subscribed(inbox)
+    inbox.move_gate(lambda gate, now: gate.after_failure(now, gate.version, state, "said 503", 40.0))
+    answer = client.get("/health")
+    assert (answer.status_code, answer.get_json()["status"]) == (200, "attention")
+    zendesk = answer.get_json()["zendesk"]
+    assert (zendesk["state"], zendesk["detail"]) == (state, "said 503") and 30 < zendesk["held_s"] <= 40
+
+
+def test_health_counts_what_waits_and_what_is_parked(client: FlaskClient, inbox: Inbox) -> None:
+    subscribed(inbox)
+    post(client, notification("e1", "p:1", "p:2"))
+    assert client.get("/health").get_json()["status"] == "ok"
+    inbox.accept([NewItem("e2", "", {"unreadable": TEXT}, reason="no eventName")])
+    answer = client.get("/health").get_json()
+    assert (answer["status"], answer["pending"], answer["parked"]) == ("attention", 2, 1)
+    assert 0 <= answer["oldest_pending_s"] < 30
+    assert TEXT not in json.dumps(answer)
+
+
+def test_health_is_503_while_nothing_can_be_stored_and_well_again_afterwards(
+    client: FlaskClient, inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    inbox.counts()
+    break_store(inbox)
+    answer = client.get("/health")
+    assert (answer.status_code, answer.get_json()["status"]) == (503, "down")
+    assert "full" in str(fields(caplog, "store_unavailable")["reason"])
+    mend_store(inbox)
+    assert client.get("/health").status_code == 200
+
+
+def test_asking_often_does_not_wear_the_disk(app: Flask, client: FlaskClient, inbox: Inbox) -> None:
+    client.get("/health")
+    written = inbox.recall("written_at")
+    for _ in range(20):
+        assert client.get("/health").status_code == 200
+    assert inbox.recall("written_at") == written
+    relay_of(app).writable_at = float("-inf")
+    client.get("/health")
+    assert inbox.recall("written_at") != written
+
+
+# The landing page
+
+
+def test_the_page_says_apply_the_label_now_when_all_is_in_place(client: FlaskClient, inbox: Inbox) -> None:
+    subscribed(inbox)
+    page = client.get("/").text
+    assert "Khoros: subscribed." in page and "Zendesk: connected." in page
+    assert "CreateCase" in page and "apply the label now" in page
+
+
+@pytest.mark.parametrize("state", ["starting", "paused", "deleted", "failed", "no_address"])
+def test_the_page_says_what_is_missing_in_khoros(state: str, client: FlaskClient, inbox: Inbox) -> None:
+    subscribed(inbox, state, "do <this>")
+    page = client.get("/").text
+    assert f"Khoros: {state.replace('_', ' ')}." in page and "do &lt;this&gt;" in page
+    assert "apply the label now" not in page and "Nothing is lost meanwhile" in page
+
+
+def test_the_page_says_what_is_missing_in_zendesk(client: FlaskClient, inbox: Inbox) -> None:
+    subscribed(inbox)
+    inbox.move_gate(lambda gate, now: Gate(UNAUTHORISED, "refuses <ZENDESK_CLIENT_SECRET>"))
+    page = client.get("/").text
+    assert "Zendesk: unauthorised." in page and "refuses &lt;ZENDESK_CLIENT_SECRET&gt;" in page
+    assert "apply the label now" not in page
+
+
+def test_the_page_says_when_nothing_can_be_stored(client: FlaskClient, inbox: Inbox) -> None:
+    inbox.counts()
+    break_store(inbox)
+    page = client.get("/")
+    assert page.status_code == 200 and "Nothing can be stored." in page.text and "Khoros:" not in page.text
+
+
+def test_a_label_is_text_on_the_page_and_no_markup(new_app: NewApp, config: Config) -> None:
+    page = new_app(replace(config, label=re.compile("<b>x"))).test_client().get("/").text
+    assert "&lt;b&gt;x" in page and "<b>x" not in page
+
+
+def test_the_page_and_health_show_no_customers_data_and_no_secret(client: FlaskClient, inbox: Inbox) -> None:
+    post(client, notification("e1", "twitter:77"))
+    post(client, {"text": TEXT})
+    shown = client.get("/").text + client.get("/health").text
+    for private in (TEXT, AUTHOR, "twitter:77", TOKEN, OLD_TOKEN, "made-up"):
+        assert private not in shown
+
+
+def test_the_page_needs_no_script_and_nothing_from_elsewhere(client: FlaskClient) -> None:
+    page = client.get("/").text
+    assert (
+        "<script" not in page
+        and "://" not in page
+        and client.get("/static/style.css", buffered=True).mimetype == "text/css"
+    )
+
+
+# The wiring
+
+
+def test_with_polling_there_is_no_door_for_pushes(new_app: NewApp, config: Config) -> None:
+    client = new_app(replace(config, polling=True, public_url="")).test_client()
+    answer = post(client, notification())
+    assert (answer.status_code, answer.mimetype) == (404, "application/json")
+    assert client.get("/health").status_code == 200
+
+
+def test_settings_come_from_the_environment_when_none_are_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, new_app: NewApp
+) -> None:
+    environ = {
+        "SPREDFAST_API_TOKEN": "made-up-khoros-token",
+        "SPREDFAST_COMPANY_ID": "77",
+        "SPREDFAST_LABEL_NAME": "CreateCase",
+        "NOTIFICATION_BEARER_TOKEN": TOKEN,
+        "ZENDESK_API_URL": "https://acme.zendesk.com",
+        "ZENDESK_CLIENT_ID": "relay",
+        "ZENDESK_CLIENT_SECRET": "made-up-client-secret",
+        "DATABASE_URL": f"sqlite:///{tmp_path / 'relay.db'}",
+    }
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    app = new_app(None)  # type: ignore[arg-type]
+    assert relay_of(app).config.company_id == 77
+
+
+def test_making_the_app_opens_nothing(new_app: NewApp, config: Config) -> None:
+    new_app(config)
+    assert not Path(config.database_url.removeprefix("sqlite:///")).exists()
+
+
+@BOTH
+def test_a_started_service_subscribes_and_turns_a_notification_into_a_ticket(
+    new_app: NewApp, config: Config, khoros: FakeKhoros, zendesk: FakeZendesk, caplog: pytest.LogCaptureFixture
+) -> None:
+    urls: dict[str, Any] = {"khoros_url": khoros.url, "zendesk_url": zendesk.url}  # type: ignore[attr-defined]
+    app = new_app(replace(config, **urls))
+    relay, client = relay_of(app), app.test_client()
+    relay.start()
+    wait_for(lambda: client.get("/health").get_json()["status"] == "ok")
+    assert post(client, notification("e1", "twitter:1")).status_code == 202
+    wait_for(lambda: zendesk.tickets and not client.get("/health").get_json()["pending"])
+    relay.stop()
+    relay.subscriber._thread.join(10)
+    assert [ticket.external_id for ticket in zendesk.tickets] == ["twitter:1"]
+    assert {"subscribed", "zendesk_connected", "ticket_created"} <= set(events(caplog))
+    assert not {"zendesk_api_token", "sqlite_on_heroku", "delivery_broken", "subscription_broken"} & set(events(caplog))
+
+
+def test_a_start_warns_of_api_tokens_and_of_sqlite_on_heroku(
+    new_app: NewApp, config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    weak: dict[str, Any] = {
+        "client_id": "",
+        "client_secret": "",
+        "user_email": "a@b.example",
+        "api_token": "made-up-api-token",
+    }
+    relay = relay_of(new_app(replace(config, on_dyno=True, **weak)))
+    relay.start()
+    relay.stop()
+    relay.subscriber._thread.join(10)
+    assert "2027-04-30" in fields(caplog, "zendesk_api_token")["reason"]
+    told = fields(caplog, "sqlite_on_heroku")
+    assert told["level"] == logging.ERROR and "heroku addons:create heroku-postgresql" in told["reason"]
+
+
+def test_every_line_is_logfmt_on_stdout(capsys: pytest.CaptureFixture[str], new_app: NewApp, config: Config) -> None:
+    client = new_app(config).test_client()
+    post(client, notification("e 1"), headers={"X-Request-Id": 'r"1'})
+    assert capsys.readouterr().out.splitlines() == [
+        'at=info event=notification_accepted accepted=1 duplicates=0 event_uuid="e 1" source=push request_id="r\\"1"'
+    ]
+
+
+@BOTH
+def test_the_database_url_of_either_kind_will_do(config: Config, client: FlaskClient, database_url: str) -> None:
+    assert config.database_url == engine_url(database_url)
+    assert post(client, notification()).get_json()["accepted"] == 1
+    assert client.get("/health").get_json()["pending"] == 1

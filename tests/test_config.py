@@ -1,0 +1,377 @@
+"""What the service takes from its environment, and what it says when something there is missing or wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from config import VARIABLES, Config, ConfigError
+
+REQUIRED = {
+    "SPREDFAST_API_TOKEN": "khoros-access-token",
+    "SPREDFAST_COMPANY_ID": "4711",
+    "SPREDFAST_LABEL_NAME": "CreateCase",
+    "NOTIFICATION_BEARER_TOKEN": "n0tification-bearer-token",
+    "ZENDESK_API_URL": "https://acme.zendesk.com",
+}
+CLIENT = {"ZENDESK_CLIENT_ID": "relay", "ZENDESK_CLIENT_SECRET": "zendesk-client-secret"}
+API_TOKEN = {"ZENDESK_USER_EMAIL": "agent@acme.example", "ZENDESK_API_TOKEN": "zendesk-api-token"}
+SMALLEST = REQUIRED | CLIENT
+
+
+def faults(environ: Mapping[str, str]) -> dict[str, str]:
+    """What is said of each variable, by its name; the message must have one line for each and a heading."""
+    with pytest.raises(ConfigError) as caught:
+        Config.from_env(environ)
+    heading, *lines = str(caught.value).split("\n")
+    assert heading == "The relay cannot start. Set these variables and start it again:"
+    named = [re.fullmatch(r"  ([A-Z][A-Z_]+) (.+)", line) for line in lines]
+    assert all(named), lines
+    return {match[1]: match[2] for match in named if match}
+
+
+def fault(name: str, value: str) -> str:
+    """What is said of one variable with this value when all the others are right."""
+    found = faults(SMALLEST | {name: value})
+    assert list(found) == [name]
+    return found[name]
+
+
+# What it holds
+
+
+def test_the_smallest_environment_gives_every_default() -> None:
+    assert Config.from_env(SMALLEST) == Config(
+        khoros_token="khoros-access-token",
+        company_id=4711,
+        label=re.compile("CreateCase"),
+        bearer_tokens=("n0tification-bearer-token",),
+        zendesk_url="https://acme.zendesk.com",
+        client_id="relay",
+        client_secret="zendesk-client-secret",
+        user_email="",
+        api_token="",
+        public_url="",
+        heroku_app_name="",
+        database_url="sqlite:///relay.db",
+        khoros_url="https://api.spredfast.com/v2",
+        external_id="send-to-zendesk",
+        ticket_fields={},
+        comment_public=False,
+        polling=False,
+        catch_up_s=300.0,
+        poll_s=15.0,
+        log_level="INFO",
+        on_dyno=False,
+    )
+
+
+def test_every_variable_reaches_its_setting() -> None:
+    environ = REQUIRED | CLIENT | API_TOKEN
+    environ |= {
+        "PUBLIC_URL": "https://relay.acme.example/",
+        "HEROKU_APP_NAME": "acme-relay",
+        "DATABASE_URL": "postgres://me:pw@db.acme.example:5432/relay",
+        "KHOROS_API_URL": "http://127.0.0.1:8001/v2/",
+        "KHOROS_EXTERNAL_ID": "ours",
+        "ZENDESK_TICKET_FIELDS": '{"group_id": 123, "tags": ["social"], "metadata": {"from": "relay"}}',
+        "ZENDESK_COMMENT_PUBLIC": "true",
+        "KHOROS_DELIVERY": "Poll",
+        "CATCH_UP_MINUTES": "10",
+        "POLL_SECONDS": "30",
+        "LOG_LEVEL": "debug",
+        "DYNO": "web.1",
+    }
+    assert Config.from_env(environ) == Config(
+        khoros_token="khoros-access-token",
+        company_id=4711,
+        label=re.compile("CreateCase"),
+        bearer_tokens=("n0tification-bearer-token",),
+        zendesk_url="https://acme.zendesk.com",
+        client_id="relay",
+        client_secret="zendesk-client-secret",
+        user_email="agent@acme.example",
+        api_token="zendesk-api-token",
+        public_url="https://relay.acme.example",
+        heroku_app_name="acme-relay",
+        database_url="postgresql+psycopg://me:pw@db.acme.example:5432/relay",
+        khoros_url="http://127.0.0.1:8001/v2",
+        external_id="ours",
+        ticket_fields={"group_id": 123, "tags": ["social"], "metadata": {"from": "relay"}},
+        comment_public=True,
+        polling=True,
+        catch_up_s=600.0,
+        poll_s=30.0,
+        log_level="DEBUG",
+        on_dyno=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "setting", "expected"),
+    [
+        pytest.param("SPREDFAST_COMPANY_ID", "007", "company_id", 7, id="leading zeros"),
+        pytest.param("SPREDFAST_COMPANY_ID", "9" * 18, "company_id", int("9" * 18), id="as large as a column holds"),
+        pytest.param("SPREDFAST_API_TOKEN", "  token\n", "khoros_token", "token", id="space around a copied token"),
+        pytest.param("SPREDFAST_API_TOKEN", "!~{}#$%'", "khoros_token", "!~{}#$%'", id="signs in a token"),
+        pytest.param(
+            "NOTIFICATION_BEARER_TOKEN",
+            "new-token-of-16ch, old-token-of-16ch",
+            "bearer_tokens",
+            ("new-token-of-16ch", "old-token-of-16ch"),
+            id="new and old",
+        ),
+        pytest.param("NOTIFICATION_BEARER_TOKEN", "x" * 16 + ",", "bearer_tokens", ("x" * 16,), id="comma at the end"),
+        pytest.param(
+            "ZENDESK_API_URL",
+            "https://acme.zendesk.com/api/v2/tickets.json",
+            "zendesk_url",
+            "https://acme.zendesk.com",
+            id="the 2017 form",
+        ),
+        pytest.param(
+            "ZENDESK_API_URL", "https://acme.zendesk.com/api/v2", "zendesk_url", "https://acme.zendesk.com", id="api/v2"
+        ),
+        pytest.param(
+            "ZENDESK_API_URL", "https://acme.zendesk.com///", "zendesk_url", "https://acme.zendesk.com", id="slashes"
+        ),
+        pytest.param("ZENDESK_API_URL", "http://localhost:1", "zendesk_url", "http://localhost:1", id="localhost"),
+        pytest.param("ZENDESK_API_URL", "http://127.9.9.9:1", "zendesk_url", "http://127.9.9.9:1", id="127.0.0.0/8"),
+        pytest.param("ZENDESK_API_URL", "http://[::1]:1", "zendesk_url", "http://[::1]:1", id="IPv6 loopback"),
+        pytest.param("DATABASE_URL", "sqlite:////var/relay.db", "database_url", "sqlite:////var/relay.db", id="sqlite"),
+        pytest.param(
+            "DATABASE_URL", "postgresql://h/d", "database_url", "postgresql+psycopg://h/d", id="postgresql://"
+        ),
+        pytest.param(
+            "DATABASE_URL", "postgresql+psycopg://h/d", "database_url", "postgresql+psycopg://h/d", id="driver named"
+        ),
+        pytest.param("ZENDESK_COMMENT_PUBLIC", "YES", "comment_public", True, id="YES"),
+        pytest.param("ZENDESK_COMMENT_PUBLIC", "1", "comment_public", True, id="1"),
+        pytest.param("ZENDESK_COMMENT_PUBLIC", "No", "comment_public", False, id="No"),
+        pytest.param("ZENDESK_COMMENT_PUBLIC", "0", "comment_public", False, id="0"),
+        pytest.param("ZENDESK_COMMENT_PUBLIC", "False", "comment_public", False, id="False"),
+        pytest.param("KHOROS_DELIVERY", "PUSH", "polling", False, id="push"),
+        pytest.param("CATCH_UP_MINUTES", "0", "catch_up_s", 0.0, id="no catching up"),
+        pytest.param("LOG_LEVEL", "Warning", "log_level", "WARNING", id="a level in any case"),
+        pytest.param("ZENDESK_TICKET_FIELDS", "{}", "ticket_fields", {}, id="no fields"),
+    ],
+)
+def test_a_value_is_read_as_people_write_it(name: str, value: str, setting: str, expected: object) -> None:
+    assert getattr(Config.from_env(SMALLEST | {name: value}), setting) == expected
+
+
+@pytest.mark.parametrize("blank", ["", "  ", "\n"], ids=["empty", "spaces", "a line break"])
+def test_an_empty_variable_counts_as_not_set(blank: str) -> None:
+    optional = dict.fromkeys(VARIABLES.keys() - SMALLEST.keys(), blank)
+    assert Config.from_env(SMALLEST | optional) == Config.from_env(SMALLEST)
+    assert set(faults(dict.fromkeys(VARIABLES, blank))) == SMALLEST.keys()
+
+
+def test_the_label_is_a_regular_expression() -> None:
+    label = Config.from_env(SMALLEST | {"SPREDFAST_LABEL_NAME": "(?i)create ?(case|ticket)"}).label
+    assert label.fullmatch("Create Ticket")
+    assert not label.fullmatch("CreateCases")
+
+
+def test_an_api_token_will_do_instead_of_an_oauth_client() -> None:
+    config = Config.from_env(REQUIRED | API_TOKEN)
+    assert (config.client_id, config.user_email, config.api_token) == ("", "agent@acme.example", "zendesk-api-token")
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config.from_env(SMALLEST).company_id = 1  # type: ignore[misc]
+
+
+def test_only_listed_variables_and_those_of_the_platforms_are_read() -> None:
+    class Environment(dict[str, str]):
+        asked: set[str] = set()
+
+        def get(self, key: str, default: Any = None) -> Any:
+            self.asked.add(key)
+            return super().get(key, default)
+
+        def __contains__(self, key: object) -> bool:
+            self.asked.add(str(key))
+            return super().__contains__(key)
+
+        def __iter__(self) -> Iterator[str]:
+            raise AssertionError("it went through the whole environment")
+
+    Config.from_env(environ := Environment(SMALLEST))
+    platforms = {"DYNO", "FLY_APP_NAME", "HEROKU_APP_DEFAULT_DOMAIN_NAME", "RENDER_EXTERNAL_URL"}
+    assert environ.asked == VARIABLES.keys() | platforms
+
+
+def test_the_process_environment_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SMALLEST.items():
+        monkeypatch.setenv(name, value)
+    assert faults({}).keys() == SMALLEST.keys()
+
+
+# The public address
+
+HEROKU = {"HEROKU_APP_DEFAULT_DOMAIN_NAME": "acme-relay-12ab.herokuapp.com"}
+RENDER = {"RENDER_EXTERNAL_URL": "https://acme-relay.onrender.com/"}
+FLY = {"FLY_APP_NAME": "acme-relay"}
+OWN = {"PUBLIC_URL": "https://relay.acme.example"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        pytest.param({"HEROKU_APP_NAME": "acme-relay"}, "", id="never guessed from the app's name"),
+        pytest.param(FLY, "https://acme-relay.fly.dev", id="Fly"),
+        pytest.param(FLY | RENDER, "https://acme-relay.onrender.com", id="Render"),
+        pytest.param(FLY | RENDER | HEROKU, "https://acme-relay-12ab.herokuapp.com", id="Heroku"),
+        pytest.param(FLY | RENDER | HEROKU | OWN, "https://relay.acme.example", id="ours before all"),
+    ],
+)
+def test_the_public_address_comes_from_who_knows_it(environ: dict[str, str], expected: str) -> None:
+    assert Config.from_env(SMALLEST | environ).public_url == expected
+
+
+# What it refuses
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_missing_variable_is_named_with_where_to_get_it(name: str) -> None:
+    environ = {other: value for other, value in SMALLEST.items() if other != name}
+    (said,) = faults(environ).items()
+    assert said[0] == name
+    assert said[1].startswith("is missing")
+    assert said[1].endswith(f"Where to get it: {VARIABLES[name]}")
+
+
+def test_all_faults_are_said_at_once_in_the_order_they_are_read() -> None:
+    environ = {"SPREDFAST_COMPANY_ID": "acme", "LOG_LEVEL": "LOUD", "ZENDESK_TICKET_FIELDS": "["}
+    assert list(faults(environ)) == [
+        "SPREDFAST_API_TOKEN",
+        "SPREDFAST_COMPANY_ID",
+        "SPREDFAST_LABEL_NAME",
+        "NOTIFICATION_BEARER_TOKEN",
+        "ZENDESK_API_URL",
+        "ZENDESK_TICKET_FIELDS",
+        "LOG_LEVEL",
+        "ZENDESK_CLIENT_ID",
+        "ZENDESK_CLIENT_SECRET",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "missing", "other"),
+    [
+        pytest.param("ZENDESK_CLIENT_ID", "ZENDESK_CLIENT_SECRET", {}, id="no secret"),
+        pytest.param("ZENDESK_CLIENT_SECRET", "ZENDESK_CLIENT_ID", {}, id="no identifier"),
+        pytest.param("ZENDESK_USER_EMAIL", "ZENDESK_API_TOKEN", {}, id="no token"),
+        pytest.param("ZENDESK_API_TOKEN", "ZENDESK_USER_EMAIL", {}, id="no e-mail"),
+        pytest.param("ZENDESK_CLIENT_ID", "ZENDESK_CLIENT_SECRET", API_TOKEN, id="no secret beside an API token"),
+        pytest.param("ZENDESK_CLIENT_SECRET", "ZENDESK_CLIENT_ID", API_TOKEN, id="no identifier beside an API token"),
+        pytest.param("ZENDESK_USER_EMAIL", "ZENDESK_API_TOKEN", CLIENT, id="no token beside a client"),
+        pytest.param("ZENDESK_API_TOKEN", "ZENDESK_USER_EMAIL", CLIENT, id="no e-mail beside a client"),
+    ],
+)
+def test_half_a_credential_is_a_fault_even_beside_a_whole_one(given: str, missing: str, other: dict[str, str]) -> None:
+    found = faults(REQUIRED | other | {given: "half-of-it"})
+    assert list(found) == [missing]
+    assert found[missing].startswith(f"is missing: {given} is of no use without it")
+
+
+def test_a_broken_half_is_said_once_and_as_broken() -> None:
+    found = faults(REQUIRED | {"ZENDESK_CLIENT_ID": "my relay"})
+    assert found["ZENDESK_CLIENT_ID"].startswith("has a space or an unusual character")
+    assert found["ZENDESK_CLIENT_SECRET"].startswith("is missing")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        pytest.param("SPREDFAST_API_TOKEN", "two words", "has a space", id="token with a space"),
+        pytest.param("SPREDFAST_API_TOKEN", "token\nX-Evil: 1", "has a space", id="token with a line break"),
+        pytest.param("SPREDFAST_API_TOKEN", "tok\u200ben", "unusual character", id="token with a hidden space"),
+        pytest.param("SPREDFAST_API_TOKEN", "«token»", "unusual character", id="token in typographic quotes"),
+        pytest.param("SPREDFAST_COMPANY_ID", "acme", "is not a whole number", id="a name"),
+        pytest.param("SPREDFAST_COMPANY_ID", "-1", "is not a whole number", id="negative"),
+        pytest.param("SPREDFAST_COMPANY_ID", "0", "must be more than 0", id="zero"),
+        pytest.param("SPREDFAST_COMPANY_ID", "1.0", "is not a whole number", id="a fraction"),
+        pytest.param("SPREDFAST_COMPANY_ID", "1_000", "is not a whole number", id="underscore"),
+        pytest.param("SPREDFAST_COMPANY_ID", "٣", "is not a whole number", id="other digits"),
+        pytest.param("SPREDFAST_COMPANY_ID", "9" * 19, "is not a whole number", id="larger than a column holds"),
+        pytest.param("SPREDFAST_LABEL_NAME", "Create(Case", "is not a regular expression (missing )", id="a bracket"),
+        pytest.param("SPREDFAST_LABEL_NAME", "*", "is not a regular expression", id="nothing to repeat"),
+        pytest.param("NOTIFICATION_BEARER_TOKEN", "x" * 15, "is too short: at least 16", id="15 characters"),
+        pytest.param("NOTIFICATION_BEARER_TOKEN", "x" * 16 + ",short", "is too short", id="the old one is short"),
+        pytest.param("NOTIFICATION_BEARER_TOKEN", ",,", "is too short", id="only commas"),
+        pytest.param("NOTIFICATION_BEARER_TOKEN", "a token of 16 and more", "has a space", id="a sentence"),
+        pytest.param("ZENDESK_API_URL", "acme.zendesk.com", "that begins with https://", id="no scheme"),
+        pytest.param("ZENDESK_API_URL", "ftp://acme.zendesk.com", "that begins with https://", id="ftp"),
+        pytest.param("ZENDESK_API_URL", "https://", "that begins with https://", id="no host"),
+        pytest.param("ZENDESK_API_URL", "https:///api/v2", "that begins with https://", id="no host but a path"),
+        pytest.param("ZENDESK_API_URL", "http://acme.zendesk.com", "must begin with https://,", id="unencrypted"),
+        pytest.param("ZENDESK_API_URL", "http://127.0.0.1.acme.com", "must begin with https://,", id="like loopback"),
+        pytest.param("ZENDESK_API_URL", "http://192.168.1.1", "must begin with https://,", id="a private network"),
+        pytest.param("ZENDESK_API_URL", "https://me@acme.zendesk.com", "without a user name", id="user name"),
+        pytest.param("ZENDESK_API_URL", "https://:pw@acme.zendesk.com", "without a user name", id="password"),
+        pytest.param("ZENDESK_API_URL", "https://acme.zendesk.com?a=1", "a plain address", id="query"),
+        pytest.param("ZENDESK_API_URL", "https://acme.zendesk.com#a", "a plain address", id="fragment"),
+        pytest.param("ZENDESK_API_URL", "https://acme.zendesk.com:port", "is not a web address.", id="port"),
+        pytest.param("ZENDESK_API_URL", "https://[acme", "is not a web address.", id="half an IPv6 address"),
+        pytest.param("PUBLIC_URL", "http://relay.acme.example", "must begin with https://,", id="public, unencrypted"),
+        pytest.param("KHOROS_API_URL", "http://api.spredfast.com/v2", "must begin with https://,", id="Khoros too"),
+        pytest.param("DATABASE_URL", "relay.db", "is not a database address", id="a file name"),
+        pytest.param("DATABASE_URL", "postgres://me:pw@host:port/d", "is not a database address", id="database port"),
+        pytest.param("DATABASE_URL", "mysql://h/d", "must begin with sqlite:/// or postgres://", id="mysql"),
+        pytest.param("DATABASE_URL", "sqlite://", "must name a file", id="in memory"),
+        pytest.param("DATABASE_URL", "sqlite:///:memory:", "must name a file", id="in memory by name"),
+        pytest.param("ZENDESK_TICKET_FIELDS", "group_id=1", "is not JSON", id="not JSON"),
+        pytest.param("ZENDESK_TICKET_FIELDS", "[]", "is not a JSON object", id="a list"),
+        pytest.param("ZENDESK_TICKET_FIELDS", '{"subject": "", "id": 1}', "may not set id, subject:", id="ours"),
+        pytest.param("ZENDESK_TICKET_FIELDS", '{"comment": {}}', "may not set comment:", id="comment"),
+        pytest.param("ZENDESK_TICKET_FIELDS", '{"external_id": "x"}', "may not set external_id:", id="external_id"),
+        pytest.param("ZENDESK_TICKET_FIELDS", '{"tags": "social"}', "tags as a list of texts", id="tags as text"),
+        pytest.param("ZENDESK_TICKET_FIELDS", '{"tags": [1]}', "tags as a list of texts", id="a number as tag"),
+        pytest.param("ZENDESK_TICKET_FIELDS", '{"metadata": []}', "its metadata as an object", id="metadata"),
+        pytest.param("ZENDESK_COMMENT_PUBLIC", "maybe", "must be true or false", id="neither"),
+        pytest.param("KHOROS_DELIVERY", "both", "must be push or poll", id="push and poll"),
+        pytest.param("CATCH_UP_MINUTES", "0.5", "is not a whole number", id="half a minute"),
+        pytest.param("CATCH_UP_MINUTES", "-5", "is not a whole number", id="negative minutes"),
+        pytest.param("POLL_SECONDS", "0", "must be more than 0", id="polling without a pause"),
+        pytest.param("LOG_LEVEL", "TRACE", "must be DEBUG, INFO, WARNING or ERROR", id="level"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_words_that_say_why(name: str, value: str, words: str) -> None:
+    said = fault(name, value)
+    assert words in said
+    assert said.endswith(f"Where to get it: {VARIABLES[name]}")
+
+
+# Secrets
+
+SECRETS = ("k-secret-1", "n-secret-2-of-16-characters", "z-secret-3", "t-secret-4", "p-secret-5")
+SECRETIVE = {
+    "SPREDFAST_API_TOKEN": SECRETS[0],
+    "NOTIFICATION_BEARER_TOKEN": SECRETS[1],
+    "ZENDESK_CLIENT_SECRET": SECRETS[2],
+    "ZENDESK_API_TOKEN": SECRETS[3],
+    "DATABASE_URL": f"postgres://me:{SECRETS[4]}@host/db",
+}
+
+
+def test_no_secret_is_in_repr() -> None:
+    shown = repr(Config.from_env(REQUIRED | CLIENT | API_TOKEN | SECRETIVE))
+    assert [secret for secret in SECRETS if secret in shown] == []
+    assert "company_id=4711" in shown
+
+
+@pytest.mark.parametrize("name", SECRETIVE)
+def test_no_secret_is_in_the_message_even_when_the_secret_is_what_is_wrong(name: str) -> None:
+    broken = SECRETIVE | {name: f"{SECRETIVE[name]} and more".replace("@host", "@host:port")}
+    with pytest.raises(ConfigError) as caught:
+        Config.from_env(REQUIRED | CLIENT | API_TOKEN | broken | {"LOG_LEVEL": "LOUD"})
+    assert f"  {name} " in str(caught.value)
+    chain = [caught.value, caught.value.__cause__, caught.value.__context__]
+    assert [secret for secret in SECRETS if any(secret in repr(error) for error in chain)] == []
