@@ -1,5 +1,7 @@
 # The three commands a newcomer needs: make demo, make test, make run. `make` alone lists all.
-PYTHON ?= python3
+# The first that is recent enough: a version manager's python3 may refuse to run where .python-version names one it lacks.
+PYTHON ?= $(shell for p in python3 python3.13 python3.14 python3.12 python3.11 /usr/bin/python3; do \
+	$$p -c '$(RECENT)' 2>/dev/null && echo $$p && break; done || true)
 ARGS =
 
 BIN = .venv/bin
@@ -23,7 +25,7 @@ test: $(STAMP) ## Checks format, style and types, runs every test and wants 95 %
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov --cov-report=term
 	@$(BIN)/python -m coverage json --quiet --fail-under=0 -o - | $(BIN)/python -c '$(BRANCHES)'
 
 run: $(STAMP) ## Runs the relay as a server does, with the settings in .env (see .env.example).
@@ -35,7 +37,7 @@ format: $(STAMP) ## Formats the code and mends what ruff can mend by itself.
 
 $(STAMP): requirements.txt requirements-dev.txt
 	@test -x $(BIN)/pip || $(PYTHON) -c '$(RECENT)' || \
-		{ echo "Python 3.11 or later is needed, and '$(PYTHON)' is not it. Name another: make setup PYTHON=python3.13" >&2; exit 1; }
+		{ echo "Python 3.11 or later is needed and was not found. Name yours: make setup PYTHON=/path/to/python3.13" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv || \
 		{ echo "'$(PYTHON) -m venv .venv' failed. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@$(BIN)/python -c '$(RECENT)' || \

