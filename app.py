@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flask import Flask, Response, current_app, jsonify, render_template, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import cli
@@ -20,16 +20,27 @@ import logfmt
 from catch_up import CatchUp
 from config import Config
 from delivery import PARALLEL, Delivery
-from inbox import Inbox, StoreUnavailable
+from gate import Gate
+from inbox import Counts, Inbox, StoreUnavailable
 from intake import Intake
 from khoros_client import KhorosClient, Unreadable
 from logfmt import event
-from subscription import NOTIFICATIONS_PATH, Subscriber
+from subscription import NOTIFICATIONS_PATH, Connection, Subscriber
 from tickets import Style
 from zendesk_client import API_TOKENS_END, ZendeskClient
 
 BODY_LIMIT = 1024 * 1024  # bytes
 STOP_S = 18.0  # for deliveries in flight: a connect and a read time-out; gunicorn.conf.py waits 20
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the service is doing: what waits, the gate and for how many seconds it is closed, the subscription."""
+
+    counts: Counts
+    gate: Gate
+    held_s: float
+    connection: Connection
 
 
 @dataclass
@@ -64,16 +75,18 @@ class Relay:
         self.delivery.stop(STOP_S)
         self.inbox.close()
 
-    def can_store(self) -> bool:
-        """Whether a change can be committed; tried every two seconds at most, so that asking does not wear the disk."""
-        if time.monotonic() - self.writable_at > 2:
-            try:
+    def standing(self) -> Standing | None:
+        """How the service is doing, or None when nothing can be stored. That is tried by a small commit, every two
+        seconds at most, so that asking does not wear the disk."""
+        try:
+            if time.monotonic() - self.writable_at > 2:
                 self.inbox.prove_writable()
-            except StoreUnavailable as error:
-                event("store_unavailable", logging.ERROR, reason=error)
-                return False
-            self.writable_at = time.monotonic()
-        return True
+                self.writable_at = time.monotonic()
+            gate, held_s = self.inbox.gate()
+            return Standing(self.inbox.counts(), gate, held_s, self.subscriber.connection())
+        except StoreUnavailable as error:
+            event("store_unavailable", logging.ERROR, reason=error)
+            return None
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -138,11 +151,16 @@ def notifications() -> tuple[Response, int]:
         answer.headers["WWW-Authenticate"] = "Bearer"
         return answer, 401
     try:
-        raw = json.loads(request.get_data(cache=False))
+        body = request.get_data(cache=False)
+        if request.content_length is None and len(body) >= BODY_LIMIT:
+            raise RequestEntityTooLarge  # Werkzeug cuts a chunked body there in silence
+        raw = json.loads(body)
     except (ValueError, RecursionError):
         return _refused(400, "Bad Request", "The body is not JSON.")
     try:
         receipt = relay().intake.take(raw, source="push", request_id=_request_id())
+    except RecursionError:
+        return _refused(400, "Bad Request", "The body is nested too deeply.")
     except Unreadable as error:
         return _refused(422, "Unprocessable Content", f"Kept for a person to look at: {error}.")
     relay().delivery.wake()
@@ -151,16 +169,17 @@ def notifications() -> tuple[Response, int]:
 
 def health() -> tuple[Response, int]:
     """GET /health: can it store, is it subscribed, is Zendesk there, how much waits. 503 when it cannot store."""
-    if not relay().can_store():
+    standing = relay().standing()
+    if standing is None:
         return jsonify(status="down", store="unavailable", message="Nothing can be stored: see the log."), 503
-    counts, (gate, held_s), connection = relay().inbox.counts(), relay().inbox.gate(), relay().subscriber.connection()
+    counts, gate, connection = standing.counts, standing.gate, standing.connection
     well = gate.state == "open" and connection.state == "subscribed" and not counts.parked
     age_s = None if counts.oldest_pending_s is None else round(counts.oldest_pending_s, 1)
     answer: dict[str, Any] = {
         "status": "ok" if well else "attention",
         "store": "ok",
         "subscription": {"state": connection.state, "detail": connection.detail},
-        "zendesk": {"state": gate.state, "detail": gate.reason, "held_s": round(held_s, 1)},
+        "zendesk": {"state": gate.state, "detail": gate.reason, "held_s": round(standing.held_s, 1)},
         "pending": counts.pending,
         "parked": counts.parked,
         "oldest_pending_s": age_s,
@@ -170,12 +189,10 @@ def health() -> tuple[Response, int]:
 
 def landing() -> str:
     """GET /: what this is and whether it is connected. On Heroku the visit also tells the service its own name."""
-    connected = relay().can_store()
-    if connected and request.method == "GET":
+    standing = relay().standing()
+    if standing and request.method == "GET":
         relay().subscriber.learn_address(request.host.lower(), secure=request.is_secure)
-    connection = relay().subscriber.connection() if connected else None
-    gate = relay().inbox.gate()[0] if connected else None
-    return render_template("index.html", connection=connection, gate=gate, config=relay().config)
+    return render_template("index.html", standing=standing, label=relay().config.label.pattern)
 
 
 def secure(response: Response) -> Response:

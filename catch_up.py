@@ -50,7 +50,7 @@ class CatchUp:
         if not self._every_s or not uuid:
             return OFF_S
         now = self._inbox.now()
-        if self._started_at is None:
+        if self._started_at is None or now < self._started_at:
             self._started_at = now
         progress = self._progress()
         if self._started_at <= progress.at <= now < progress.at + self._every_s:
@@ -73,7 +73,7 @@ class CatchUp:
         where the last poll ended, unless what was there is gone."""
         now, since = self._inbox.now(), self._since(progress)
         young = now - (read_date(created_date) or 0.0) < YOUNG_S
-        offset, newest, taken, rising = progress.offset, progress.seen or 0.0, 0, False
+        offset, newest, taken, rising, fell = progress.offset, progress.seen or 0.0, 0, False, False
         met: set[str] = set()
         try:
             for _ in range(PAGES):
@@ -87,6 +87,7 @@ class CatchUp:
                 newest = max([newest, *known])
                 rising = rising or known != sorted(known, reverse=True) and known == sorted(known)
                 falling = known != sorted(known) and known == sorted(known, reverse=True)
+                fell = fell or falling
                 offset += len(page)
                 fresh = {str(raw.get("eventUuid")) for raw in page} - met
                 met |= fresh
@@ -102,7 +103,7 @@ class CatchUp:
         if taken:
             event("caught_up", accepted=taken)
             self._wake()
-        return Progress(seen=min(newest, now) or None, offset=max(0, offset - PAGE_SIZE) if rising else 0)
+        return Progress(seen=min(newest, now) or None, offset=max(0, offset - PAGE_SIZE) if rising and not fell else 0)
 
     def _since(self, progress: Progress) -> float:
         """The oldest date that is taken: a first deploy on an old subscription must not turn last year into tickets."""
@@ -122,7 +123,7 @@ class CatchUp:
             return 0
         try:
             return self._intake.take(raw, source="poll").accepted
-        except Unreadable:
+        except (Unreadable, RecursionError):
             return 0
 
     def _tell(self, error: ServiceError | None) -> None:

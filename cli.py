@@ -49,10 +49,16 @@ def resume() -> None:
 @click.confirmation_option(prompt=SURE)
 def delete() -> None:
     """Delete it, when the service is shut down for good."""
-    relay, held = current_app.extensions["relay"], _held()
+    relay, held = current_app.extensions["relay"], _first()
     _attempt(relay.subscriber.retire)
-    _attempt(lambda: relay.khoros.delete(held.uuid))
-    click.echo(f"Deleted {held.uuid}. Khoros sends us nothing any more. To start anew: subscription resume")
+    try:
+        if held:
+            relay.khoros.delete(held.uuid)
+    except ServiceError as error:
+        _attempt(relay.subscriber.look_again)
+        raise click.ClickException(f"{error}. Nothing was deleted.") from error
+    said = f"Deleted {held.uuid}." if held else "Khoros had none of ours."
+    click.echo(f"{said} The service makes no new one until: flask --app app subscription resume")
 
 
 @inbox.command("list")
@@ -84,7 +90,10 @@ def _held() -> Subscription:
     if held := _first():
         return held
     name = current_app.extensions["relay"].config.external_id
-    raise click.ClickException(f"Khoros has no subscription named {name}. The service makes it when it starts.")
+    raise click.ClickException(
+        f"Khoros has no subscription named {name}. A running service makes it within the hour; "
+        "after a delete only when you say: flask --app app subscription resume"
+    )
 
 
 def _attempt(step: Callable[[], Any]) -> Any:

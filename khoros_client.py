@@ -243,7 +243,7 @@ def _refusal(answer: Answer, envelope: Mapping[str, Any]) -> ServiceError:
     error = envelope.get("error")
     error = error if isinstance(error, dict) else {}
     status, code = answer.status, _text(error.get("code"))[:60] or None
-    said = f"Khoros answered {status}{f' {code}' if code else ''}"
+    said = f"Khoros answered {status}{f' {code}' if code and code != str(status) else ''}"
     if "does not allow the application" in _text(error.get("message")):
         said = f"{said}: the company does not allow this application; ask Khoros to enable it for SPREDFAST_COMPANY_ID"
         return AuthFailed(said, status=status, code=code)

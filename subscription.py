@@ -36,14 +36,15 @@ ADDRESS_UNKNOWN_ON_HEROKU = (
 
 @dataclass(frozen=True)
 class Connection:
-    """Where the subscription stands, as every process and /health see it. `at` is the store's time of the last look,
-    `created_date` Khoros' date of the subscription."""
+    """Where the subscription stands, as every process and /health see it. `at` is the store's time of the last look
+    and `upserted_at` of the last upsert, `created_date` Khoros' date of the subscription."""
 
     state: str = STARTING
     detail: str = ""
     uuid: str = ""
     created_date: str = ""
     at: float = 0.0
+    upserted_at: float = 0.0
 
 
 class Subscriber:
@@ -74,6 +75,8 @@ class Subscriber:
         if known is None:
             self._inbox.remember("public_url", f"https://{host}")
             event("address_learned", url=f"https://{host}")
+            if self.connection().state == SUBSCRIBED:  # under the address that Khoros held
+                self.look_again()
             self._wake.set()
         elif known != f"https://{host}":
             self._warn("address_ignored", host=host, reason=f"the address is {known}; to change it set PUBLIC_URL")
@@ -86,16 +89,20 @@ class Subscriber:
         """Our notificationUri: configured, learned, or what Khoros holds from an earlier start; "" when unknown."""
         if address := self._config.public_url or self._inbox.recall("public_url"):
             return address + NOTIFICATIONS_PATH
+        before = self._inbox.recall("address_khoros_held") or ""
         parts = urlsplit(held.notification_uri if held else "")
         known = parts.scheme == "https" and parts.path == NOTIFICATIONS_PATH and self._may_be_ours(parts.netloc)
-        return held.notification_uri if held and known else ""
+        if held and known and held.notification_uri != before:
+            before = held.notification_uri
+            self._inbox.remember("address_khoros_held", before)
+        return before
 
     # The subscription
 
     def step(self) -> float:
         """Does what is due and returns the seconds until the next step. Raises StoreUnavailable."""
         now = self._inbox.now()
-        if self._started_at is None:
+        if self._started_at is None or now < self._started_at:  # the clock was set back
             self._started_at = now
         known = self.connection()
         if known.state == DELETED:
@@ -106,7 +113,7 @@ class Subscriber:
         if not self._inbox.take_turn("subscribing", TURN_S):
             return RETRY_S[0]
         try:
-            found = self._look(first=known.at < self._started_at)
+            found = self._look(first=known.upserted_at < self._started_at)
             self._keep(known, found)
         finally:
             self._inbox.end_turn("subscribing")
@@ -118,14 +125,16 @@ class Subscriber:
 
     def _look(self, *, first: bool) -> Connection:
         try:
-            held = self._held()
+            upserted_at, held = 0.0, self._held(first)
             uri = "" if self._config.polling else self._address(held)
             if not uri and not self._config.polling:
                 return Connection(NO_ADDRESS, ADDRESS_UNKNOWN_ON_HEROKU if self._config.on_dyno else ADDRESS_UNKNOWN)
             if held is not None and held.status == "PAUSED":
                 return Connection(PAUSED, LEFT_PAUSED, held.uuid, held.created_date)
             if first or held is None or not self._is_as_wanted(held, uri):
-                held = self._subscribe(held, uri, first=first)
+                held, upserted_at = self._subscribe(held, uri, first=first), self._inbox.now()
+            if held.status == "PAUSED":  # the list had not shown it
+                return Connection(PAUSED, LEFT_PAUSED, held.uuid, held.created_date)
             if held.status == "DISABLED":
                 self._khoros.set_status(held.uuid, "ACTIVE")
                 event(
@@ -133,12 +142,9 @@ class Subscriber:
                 )
         except ServiceError as error:
             return Connection(FAILED, str(error))
-        return Connection(SUBSCRIBED, "", held.uuid, held.created_date)
+        return Connection(SUBSCRIBED, "", held.uuid, held.created_date, upserted_at=upserted_at)
 
     def _subscribe(self, held: Subscription | None, uri: str, *, first: bool) -> Subscription:
-        if not first:
-            reason = "it was gone" if held is None else "it was changed"
-            event("subscription_mended", logging.WARNING, reason=reason, subscription=held.uuid if held else None)
         made = self._khoros.subscribe(
             external_id=self._config.external_id,
             notification_uri=uri,
@@ -146,7 +152,10 @@ class Subscriber:
             bearer_token=self._config.bearer_tokens[0],
         )
         if not made.uuid:  # no answer to this call is published, so it may say nothing
-            made = held or self._held() or made
+            made = held or self._held(first=True) or made
+        if not first:
+            reason = "it was gone" if held is None else "it was changed"
+            event("subscription_mended", logging.WARNING, reason=reason, subscription=made.uuid)
         disabled = held is not None and held.status == "DISABLED" and made.uuid == held.uuid
         return replace(made, status="DISABLED") if disabled else made
 
@@ -154,19 +163,21 @@ class Subscriber:
         wanted = (uri, EVENT_NAME, self._config.label.pattern)
         return (held.notification_uri, held.event_name, held.query) == wanted
 
-    def _held(self) -> Subscription | None:
+    def _held(self, first: bool) -> Subscription | None:
         """The subscription Khoros holds under our name; None too when it cannot list them: the upsert needs no list."""
         try:
             listed = self._khoros.subscriptions()
         except ServiceError:
+            if not first:
+                raise  # nothing is known to be wrong: ask again soon
             return None
         ours = self.ours(listed)
         if len(ours) > 1:
             uuids = " ".join(s.uuid for s in ours)
             self._warn("subscription_doubled", subscriptions=uuids, reason="each posts every event: delete all but one")
-        same_address = {s.notification_uri for s in ours} - {""}
+        addresses = {self._config.public_url + NOTIFICATIONS_PATH, *(s.notification_uri for s in ours)} - {""}
         for other in listed:
-            if other not in ours and other.notification_uri in same_address:
+            if other not in ours and other.notification_uri in addresses:
                 self._warn(
                     "subscription_beside_ours", subscription=other.uuid, reason="another one posts to our address"
                 )
@@ -187,7 +198,10 @@ class Subscriber:
 
     def _keep(self, known: Connection, found: Connection) -> None:
         """Keeps what was found for all processes, and logs it when it is news."""
-        found = replace(found, uuid=found.uuid or known.uuid, at=self._inbox.now())
+        if known.state != DELETED and self.connection().state == DELETED:
+            return  # deleted by command meanwhile
+        upserted_at = found.upserted_at or known.upserted_at
+        found = replace(found, uuid=found.uuid or known.uuid, at=self._inbox.now(), upserted_at=upserted_at)
         self._inbox.remember("connection", json.dumps(asdict(found)))
         if found.state == SUBSCRIBED and self._inbox.recall("first_subscribed_at") is None:
             self._inbox.remember("first_subscribed_at", str(found.at))

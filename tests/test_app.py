@@ -753,3 +753,45 @@ def test_the_database_url_of_either_kind_will_do(config: Config, client: FlaskCl
     assert config.database_url == engine_url(database_url)
     assert post(client, notification()).get_json()["accepted"] == 1
     assert client.get("/health").get_json()["pending"] == 1
+
+
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def test_no_depth_of_nesting_is_answered_500(client: FlaskClient) -> None:
+    bad = {}
+    for depth in range(900, 1000):
+        for body in (
+            "[" * depth + "]" * depth,
+            json.dumps(notification())[:-1] + ', "x": ' + "[" * depth + "]" * depth + "}",
+            json.dumps(notification("e", {"entityId": "p:1", "x": "@"})).replace('"@"', "[" * depth + "]" * depth),
+        ):
+            status = client.post("/notifications", data=body, headers=HEADERS).status_code
+            if status >= 500:
+                bad[depth] = status
+    assert bad == {}
+
+
+def test_a_chunked_body_over_the_limit_is_413(client: FlaskClient) -> None:
+    for body in (b"x" * (BODY_LIMIT + 1), json.dumps(notification()).encode() + b" " * BODY_LIMIT):
+        answer = client.post(
+            "/notifications",
+            input_stream=io.BytesIO(body),
+            headers={**HEADERS, "Transfer-Encoding": "chunked"},
+            environ_overrides={"wsgi.input_terminated": True, "CONTENT_LENGTH": ""},
+        )
+        assert answer.status_code == 413
+
+
+def test_a_store_that_fails_between_two_checks_is_down_in_health_and_said_on_the_page(
+    app: Flask, client: FlaskClient
+) -> None:
+    """The proof of writing is kept for two seconds; within them the reads fail."""
+    assert client.get("/health").status_code == 200
+    inbox = relay_of(app).inbox
+    inbox._opened = False
+    with inbox._engine.begin() as db:
+        db.exec_driver_sql("UPDATE memory SET value = '99' WHERE name = 'schema_version'")
+    health = client.get("/health")
+    assert (health.status_code, health.get_json().get("status")) == (503, "down")
+    assert client.get("/").mimetype == "text/html"

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from conftest import Clock, engine_url, events, fields, new_config, new_subscriber, notification, rows
+from conftest import (
+    Clock,
+    engine_url,
+    events,
+    fields,
+    new_config,
+    new_subscriber,
+    notification,
+    rows,
+)
 
 from catch_up import OFF_S, PAGES, TURN_S, CatchUp
 from config import Config
@@ -635,3 +644,27 @@ def test_switching_to_polling_takes_the_address_out_of_the_subscription(
     new_subscriber(replace(config, polling=True, public_url=""), inbox).step()
     [held] = khoros.subscriptions
     assert held.notification_uri is None
+
+
+def test_two_swapped_events_at_the_end_of_a_newest_first_list_hide_no_new_ones(
+    config: Config, inbox: Inbox, khoros: FakeKhoros, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catch_up.PAGE_SIZE", 10)
+    new_subscriber(config, inbox).step()
+    uuid, khoros.event_order = khoros.subscriptions[0].uuid, "newest"
+    config = replace(config, catch_up_s=300.0)
+    client = KhorosClient(config.khoros_url, config.khoros_token, 123)
+    catch_up = CatchUp(config, inbox, Intake(config, inbox), client, lambda: None)
+
+    def put(name: str, at: float) -> None:
+        khoros._events[name] = _Event(uuid, {**notification(name, f"p:{name}"), "createdDate": chicago(at)})
+
+    for number in range(42):
+        put(f"e{number}", clock.now + {0: 1, 1: 0}.get(number, number) * 10)
+    clock.advance(420)
+    catch_up.step(uuid, "")
+    for number in range(20):
+        clock.advance(300)
+        put(f"new{number}", clock.now)
+        catch_up.step(uuid, "")
+        assert f"new{number}" in [row[0] for row in rows(inbox)]

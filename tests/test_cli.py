@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from conftest import NOWHERE, TEXT, TOKEN, compose, new_config, new_item, new_subscriber, relay_of, rows
+from conftest import (
+    NOWHERE,
+    TEXT,
+    TOKEN,
+    compose,
+    new_config,
+    new_item,
+    new_subscriber,
+    relay_of,
+    rows,
+)
 from flask import Flask
 from flask.testing import FlaskCliRunner
 
@@ -109,7 +119,7 @@ def test_delete_removes_it_and_it_stays_deleted_over_restarts_until_resumed(
 ) -> None:
     result = run(runner, "delete", "--yes")
     assert (result.exit_code, khoros.subscriptions) == (0, [])
-    assert result.output.startswith(f"Deleted {subscribed}. Khoros sends us nothing any more.")
+    assert result.output.startswith(f"Deleted {subscribed}. The service makes no new one until:")
     for _ in range(2):
         assert state_after_a_restart(config, inbox) == "deleted"
     assert khoros.subscriptions == []
@@ -148,7 +158,7 @@ def test_the_help_tells_the_commands_apart(runner: FlaskCliRunner) -> None:
 # With nothing there
 
 
-@pytest.mark.parametrize("words", [["show"], ["pause"], ["delete", "--yes"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["show"], ["pause"]], ids=" ".join)
 def test_with_no_subscription_there_one_line_says_so(words: list[str], runner: FlaskCliRunner) -> None:
     result = run(runner, *words)
     assert (result.exit_code, no_traceback(result)) == (1, True)
@@ -174,7 +184,7 @@ def test_resume_with_no_subscription_there_has_it_made(
     [
         (lambda k: k.faults.outage(503), "Error: Khoros answered 503"),
         (lambda k: k.faults.reset(9), "Error: 127.0.0.1 gave no answer (ConnectionError)."),
-        (lambda k: k.faults.outage(401), "Error: Khoros answered 401 401: it refuses SPREDFAST_API_TOKEN."),
+        (lambda k: k.faults.outage(401), "Error: Khoros answered 401: it refuses SPREDFAST_API_TOKEN."),
         (lambda k: k.faults.html(9), "Error: Khoros says Developer Inactive: SPREDFAST_API_TOKEN has expired"),
     ],
     ids=["503", "reset", "401", "Developer Inactive"],
@@ -277,3 +287,27 @@ def test_with_the_database_down_the_inbox_commands_say_where_to_look(
     result = app.test_cli_runner().invoke(args=["inbox", *words])
     assert (result.exit_code, no_traceback(result)) == (1, True)
     assert "check DATABASE_URL." in result.output and len(result.output.splitlines()) == 1
+
+
+def test_show_after_a_delete_does_not_promise_that_a_start_makes_it_again(
+    app: Flask, config: Config, inbox: Inbox
+) -> None:
+    new_subscriber(config, inbox).step()
+    runner = app.test_cli_runner()
+    runner.invoke(args=["subscription", "delete", "--yes"])
+    assert "subscription resume" in runner.invoke(args=["subscription", "show"]).output
+
+
+def test_a_delete_that_khoros_refused_does_not_leave_the_service_thinking_it_is_deleted(
+    app: Flask, config: Config, inbox: Inbox, khoros: FakeKhoros
+) -> None:
+    subscriber = new_subscriber(config, inbox)
+    subscriber.step()
+    khoros.faults.fail(1, 503, method="DELETE")
+    app.test_cli_runner().invoke(args=["subscription", "delete", "--yes"])
+    assert subscriber.connection().state != "deleted"
+
+
+def test_the_code_is_not_said_twice(config: Config, app: Flask, khoros: FakeKhoros) -> None:
+    khoros.faults.outage(503)
+    assert "503 503" not in app.test_cli_runner().invoke(args=["subscription", "show"]).output

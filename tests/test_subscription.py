@@ -757,3 +757,146 @@ def test_away_from_heroku_no_address_is_taken_from_khoros(on_heroku: Config, inb
     subscriber = new_subscriber(replace(on_heroku, on_dyno=False), inbox)
     subscriber.step()
     assert subscriber.connection().state == "no_address"
+
+
+def test_a_rotated_token_reaches_khoros_even_when_the_first_attempt_fails(
+    config: Config, inbox: Inbox, khoros: FakeKhoros, clock: Clock
+) -> None:
+    new_subscriber(config, inbox).step()
+    clock.advance(10)
+    khoros.faults.outage(503)
+    subscriber = new_subscriber(replace(config, bearer_tokens=("another-made-up-token",)), inbox)
+    subscriber.step()
+    khoros.faults.clear()
+    for _ in range(5):
+        clock.advance(subscriber.step())
+    assert subscriber.connection().state == "subscribed"
+    assert khoros.subscriptions[0].bearer_token == "another-made-up-token"
+
+
+def test_a_rotated_token_reaches_khoros_when_a_pause_is_ended_there(
+    config: Config, inbox: Inbox, khoros: FakeKhoros, clock: Clock
+) -> None:
+    new_subscriber(config, inbox).step()
+    khoros.set_status("PAUSED")
+    clock.advance(10)
+    subscriber = new_subscriber(replace(config, bearer_tokens=("another-made-up-token",)), inbox)
+    subscriber.step()
+    khoros.set_status("ACTIVE")
+    clock.advance(3600)
+    subscriber.step()
+    assert khoros.subscriptions[0].bearer_token == "another-made-up-token"
+
+
+def test_an_outage_is_one_line_and_a_first_subscription_is_not_called_mended(
+    config: Config, inbox: Inbox, khoros: FakeKhoros, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    khoros.faults.outage(503)
+    subscriber = new_subscriber(config, inbox)
+    for _ in range(20):
+        clock.advance(subscriber.step())
+    khoros.faults.clear()
+    subscriber.step()
+    assert subscriber.connection().detail == ""
+    assert events(caplog) == ["subscription_failed", "subscribed"]
+
+
+def test_a_clock_set_back_does_not_hammer_khoros(
+    config: Config, inbox: Inbox, khoros: FakeKhoros, clock: Clock
+) -> None:
+    subscriber = new_subscriber(config, inbox)
+    subscriber.step()
+    clock.advance(-60)
+    asked = len(khoros.calls)
+    for _ in range(20):  # what the thread does without any wait between
+        if subscriber.step() > 0:
+            break
+    assert len(khoros.calls) - asked <= 4
+
+
+def test_an_address_taken_from_khoros_outlives_the_subscription(
+    config: Config, inbox: Inbox, khoros: FakeKhoros, clock: Clock
+) -> None:
+    config = replace(config, public_url="", on_dyno=True, heroku_app_name="relay")
+    client = KhorosClient(config.khoros_url, config.khoros_token, 123)
+    client.subscribe(
+        external_id="send-to-zendesk", notification_uri=f"https://{OURS}/notifications", query="x", bearer_token="t"
+    )
+    subscriber = new_subscriber(config, inbox)
+    subscriber.step()
+    khoros.forget_subscriptions()
+    clock.advance(3600)
+    subscriber.step()
+    assert (subscriber.connection().state, len(khoros.subscriptions)) == ("subscribed", 1)
+
+
+def test_a_visit_corrects_an_address_taken_from_khoros_at_once(
+    config: Config, inbox: Inbox, khoros: FakeKhoros, clock: Clock
+) -> None:
+    """Khoros still holds the old app's address under our name; the success_url page opens the new app's."""
+    config = replace(config, public_url="", on_dyno=True)
+    client = KhorosClient(config.khoros_url, config.khoros_token, 123)
+    client.subscribe(
+        external_id="send-to-zendesk",
+        notification_uri="https://old-app-0123.herokuapp.com/notifications",
+        query="x",
+        bearer_token="t",
+    )
+    subscriber = new_subscriber(config, inbox)
+    subscriber.step()
+    subscriber.learn_address(OURS, secure=True)
+    for _ in range(3):
+        clock.advance(subscriber.step())
+    assert khoros.subscriptions[0].notification_uri == f"https://{OURS}/notifications"
+
+
+def test_a_pause_is_seen_even_when_the_list_is_not_to_be_had(
+    config: Config, inbox: Inbox, khoros: FakeKhoros, clock: Clock
+) -> None:
+    subscriber = new_subscriber(config, inbox)
+    subscriber.step()
+    khoros.set_status("PAUSED")
+    khoros.faults.fail(1, 503, method="GET")
+    clock.advance(3600)
+    for _ in range(2):
+        clock.advance(subscriber.step())
+    assert subscriber.connection().state == "paused"
+
+
+def test_a_list_that_fails_once_at_the_watch_is_not_called_gone(
+    config: Config, inbox: Inbox, khoros: FakeKhoros, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    subscriber = new_subscriber(config, inbox)
+    subscriber.step()
+    khoros.faults.fail(1, 503, method="GET")
+    clock.advance(3600)
+    subscriber.step()
+    assert "subscription_mended" not in events(caplog)
+
+
+def test_another_subscription_with_our_address_is_named_at_the_very_first_start(
+    config: Config, inbox: Inbox, khoros: FakeKhoros, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = KhorosClient(config.khoros_url, config.khoros_token, 123)
+    client.subscribe(
+        external_id="older-relay", notification_uri=f"{NOWHERE}/notifications", query="x", bearer_token="t"
+    )
+    new_subscriber(config, inbox).step()
+    assert "subscription_beside_ours" in events(caplog)
+
+
+def test_a_delete_during_a_look_is_not_undone(config: Config, inbox: Inbox, khoros: FakeKhoros, clock: Clock) -> None:
+    subscriber = new_subscriber(config, inbox)
+    subscriber.step()
+
+    class Meanwhile(KhorosClient):
+        def subscriptions(self) -> Any:
+            listed = super().subscriptions()
+            subscriber.retire()  # as `subscription delete` does in another process
+            khoros.forget_subscriptions()
+            return listed
+
+    subscriber._khoros = Meanwhile(config.khoros_url, config.khoros_token, 123)
+    clock.advance(3600)
+    subscriber.step()
+    assert subscriber.connection().state == "deleted"
