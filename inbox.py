@@ -13,10 +13,12 @@ import socket
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
@@ -25,6 +27,8 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from gate import OPEN, Gate
 from logfmt import event, where
 
+P = ParamSpec("P")
+T = TypeVar("T")
 SCHEMA_VERSION = 1
 PENDING, DELIVERED, PARKED = "pending", "delivered", "parked"
 _SCHEMA_LOCK = 7_265_011_701  # any number that is only ours, for PostgreSQL's advisory lock
@@ -186,6 +190,26 @@ class Settled:
     after: Gate
 
 
+@dataclass(eq=False)
+class _Job:
+    """One thread's work on the database, and what became of it."""
+
+    work: Callable[[sa.Connection], Any]
+    result: Any = None
+    error: Exception | None = None
+    done: bool = False
+
+
+def _together(method: Callable[Concatenate[Inbox, sa.Connection, P], T]) -> Callable[Concatenate[Inbox, P], T]:
+    """Makes of a method that needs a transaction one that brings its own, shared with what other threads write then."""
+
+    @wraps(method)
+    def written(self: Inbox, /, *args: P.args, **options: P.kwargs) -> T:
+        return self.write(lambda db: method(self, db, *args, **options))
+
+    return written
+
+
 class Inbox:
     """The table of items and the few facts all processes share. Nothing is opened before the first use.
 
@@ -195,8 +219,8 @@ class Inbox:
     def __init__(self, url: str, clock: Callable[[], float] | None = None) -> None:
         self._sqlite = url.startswith("sqlite")
         self._engine = _sqlite_engine(url) if self._sqlite else _postgresql_engine(url)
-        # SQLite has one writer at a time: waiting for one's turn here is fairer and quicker than in SQLite.
-        self._writer = threading.Lock() if self._sqlite else nullcontext()
+        self._writer = threading.Lock()
+        self._waiting: deque[_Job] = deque()
         self._opened = False
         self.owner = f"{socket.gethostname()[:40]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         clock = clock or (time.time if self._sqlite else None)
@@ -253,60 +277,62 @@ class Inbox:
 
     # The way out
 
-    def claim(self, free: int, lease_s: float, compose: Callable[[Item], Request]) -> Claim:
+    @_together
+    def claim(self, db: sa.Connection, free: int, lease_s: float, compose: Callable[[Item], Request]) -> Claim:
         """Takes up to `free` items that are due, for `lease_s` seconds, and freezes what each will send.
 
         An item is due when its time has come and no other item of its post is in flight or waits before it. What
         `compose` cannot put into words is parked: it is returned without a request.
         """
-        with self._transaction() as db:
-            gate, now = self._locked_gate(db)
-            in_flight = 0 if gate.calls_left is None else db.execute(_IN_FLIGHT, {"now": now}).scalar_one()
-            free = gate.places(now, in_flight, free)
-            rows = db.execute(_DUE, {"now": now, "free": free}).mappings().all() if free else []
-            items = [_composed(_claimed(row, now, gate.version), compose) for row in rows]
-            for item in items:
-                db.execute(_UPDATE_ITEM, self._claimed_values(item, now, lease_s))
-            if any(item.request for item in items):
-                self._move(db, gate, gate.probing(now, lease_s))
-            return Claim(items, gate, gate.held_for(now), more=bool(rows) and len(rows) == free)
+        gate, now = self._locked_gate(db)
+        in_flight = 0 if gate.calls_left is None else db.execute(_IN_FLIGHT, {"now": now}).scalar_one()
+        free = gate.places(now, in_flight, free)
+        rows = db.execute(_DUE, {"now": now, "free": free}).mappings().all() if free else []
+        items = [_composed(_claimed(row, now, gate.version), compose) for row in rows]
+        for item in items:
+            db.execute(_UPDATE_ITEM, self._claimed_values(item, now, lease_s))
+        if any(item.request for item in items):
+            self._move(db, gate, gate.probing(now, lease_s))
+        return Claim(items, gate, gate.held_for(now), more=bool(rows) and len(rows) == free)
 
-    def refreeze(self, item: Item, request: Request, lease_s: float) -> Item | None:
+    @_together
+    def refreeze(self, db: sa.Connection, item: Item, request: Request, lease_s: float) -> Item | None:
         """Replaces what an item sends and renews its lease; None when the lease was lost."""
-        with self._transaction() as db:
-            now = db.execute(self._select_now).scalar_one()
-            values = {**_frozen(request), "first_sent_at": now, "next_attempt_at": now + lease_s}
-            ours = self._update_ours(db, item, values)
+        now = db.execute(self._select_now).scalar_one()
+        values = {**_frozen(request), "first_sent_at": now, "next_attempt_at": now + lease_s}
+        ours = self._update_ours(db, item, values)
         return replace(item, request=request, sent_s_ago=None) if ours else None
 
-    def renew(self, ids: Iterable[int], lease_s: float) -> None:
+    @_together
+    def renew(self, db: sa.Connection, ids: Iterable[int], lease_s: float) -> None:
         """Prolongs the leases of these items, as far as they are ours."""
-        with self._transaction() as db:
-            db.execute(self._renew, {"of_ids": list(ids), "of_owner": self.owner, "lease_s": lease_s})
+        db.execute(self._renew, {"of_ids": list(ids), "of_owner": self.owner, "lease_s": lease_s})
 
-    def settle(self, item: Item, values: Mapping[str, Any], change: Callable[[Gate, float], Gate]) -> Settled:
+    @_together
+    def settle(
+        self, db: sa.Connection, item: Item, values: Mapping[str, Any], change: Callable[[Gate, float], Gate]
+    ) -> Settled:
         """Records what became of a claimed item, and lets `change` move the gate, in one transaction.
 
         `values` are columns to set. A `delay_s` among them says when a pending item is due again if the gate is open;
         otherwise it is when the gate opens. An item whose lease another process has taken over is left alone.
         """
-        with self._transaction() as db:
-            before, now = self._locked_gate(db)
-            after = change(before, now)
-            self._move(db, before, after)
-            values = {"owner": None, "settled_at": now, **values}
-            if "delay_s" in values:
-                due_at = now + values.pop("delay_s")
-                values |= {"settled_at": None, "next_attempt_at": due_at if after.state == OPEN else after.hold_until}
-            return Settled(self._update_ours(db, item, values), before, after)
+        before, now = self._locked_gate(db)
+        after = change(before, now)
+        self._move(db, before, after)
+        values = {"owner": None, "settled_at": now, **values}
+        if "delay_s" in values:
+            due_at = now + values.pop("delay_s")
+            values |= {"settled_at": None, "next_attempt_at": due_at if after.state == OPEN else after.hold_until}
+        return Settled(self._update_ours(db, item, values), before, after)
 
-    def move_gate(self, change: Callable[[Gate, float], Gate]) -> tuple[Gate, Gate]:
+    @_together
+    def move_gate(self, db: sa.Connection, change: Callable[[Gate, float], Gate]) -> tuple[Gate, Gate]:
         """Changes the gate without an item; returns it before and after."""
-        with self._transaction() as db:
-            before, now = self._locked_gate(db)
-            after = change(before, now)
-            self._move(db, before, after)
-            return before, after
+        before, now = self._locked_gate(db)
+        after = change(before, now)
+        self._move(db, before, after)
+        return before, after
 
     # What people and the other processes ask
 
@@ -329,36 +355,36 @@ class Inbox:
         with self._statement() as db:
             return [Parked(*row) for row in db.execute(self._select_parked)]
 
-    def retry(self, ids: Iterable[int]) -> int:
+    @_together
+    def retry(self, db: sa.Connection, ids: Iterable[int]) -> int:
         """Has these parked items sent again, with new words and after a look-up, and returns how many. One that could
         not even be read stays parked."""
-        with self._transaction() as db:
-            return db.execute(self._retry, {"of_ids": list(ids)}).rowcount
+        return db.execute(self._retry, {"of_ids": list(ids)}).rowcount
 
     def prove_writable(self) -> None:
         """Commits a small change, so that a full or read-only disk shows."""
         self.remember("written_at", uuid.uuid4().hex)
 
-    def remember(self, name: str, value: str) -> None:
+    @_together
+    def remember(self, db: sa.Connection, name: str, value: str) -> None:
         """Keeps one fact under `name`, for every process and after a restart."""
-        with self._transaction() as db:
-            db.execute(self._keep, {"name": name, "value": value})
+        db.execute(self._keep, {"name": name, "value": value})
 
     def recall(self, name: str) -> str | None:
         """The fact kept under `name`."""
         with self._statement() as db:
             return db.execute(_RECALL, {"of_name": name}).scalar()
 
-    def take_turn(self, name: str, for_s: float) -> bool:
+    @_together
+    def take_turn(self, db: sa.Connection, name: str, for_s: float) -> bool:
         """Whether this process may do the work called `name` now. The others may not for `for_s` seconds, or until
         `end_turn`."""
-        with self._transaction() as db:
-            db.execute(self._insert_memory, {"name": name, "value": "0"})
-            until, now = db.execute(self._select_gate, {"of_name": name}).one()
-            mine = not now < float(until) <= now + for_s
-            if mine:
-                db.execute(self._keep, {"name": name, "value": str(now + for_s)})
-            return mine
+        db.execute(self._insert_memory, {"name": name, "value": "0"})
+        until, now = db.execute(self._select_gate, {"of_name": name}).one()
+        mine = not now < float(until) <= now + for_s
+        if mine:
+            db.execute(self._keep, {"name": name, "value": str(now + for_s)})
+        return mine
 
     def end_turn(self, name: str) -> None:
         """Lets another process take its turn at `name`."""
@@ -376,7 +402,9 @@ class Inbox:
     # Inside
 
     def _insert_rows(self, rows: list[dict[str, Any]]) -> int:
-        with self._statement(writes=True) as db:
+        if self._sqlite:
+            return self.write(lambda db: len(db.execute(self._insert_items, rows).all()))
+        with self._statement() as db:  # PostgreSQL commits for several connections together by itself
             return len(db.execute(self._insert_items, rows).all())
 
     def _claimed_values(self, item: Item, now: float, lease_s: float) -> dict[str, Any]:
@@ -399,22 +427,47 @@ class Inbox:
         if after != before:
             db.execute(_UPDATE_GATE, {"gate": json.dumps(asdict(after))})
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
-        """A connection for several statements that count together or not at all."""
-        with self._told(), self._writer, self._engine.begin() as db:
+    def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """Does `work` in a transaction and returns its result once that is committed.
+
+        One thread at a time writes, and takes along what the others have waiting by then: one commit, one wait for the
+        disk. Should that fail, each is tried alone, so that nobody's work fails for another's.
+        """
+        job = _Job(work)
+        self._waiting.append(job)
+        with self._writer:
+            if not job.done:
+                jobs = [self._waiting.popleft() for _ in range(len(self._waiting))]
+                try:
+                    self._commit(jobs)
+                except Exception:
+                    for alone in jobs:
+                        self._commit_alone(alone)
+        if job.error is not None:
+            raise job.error
+        return cast(T, job.result)
+
+    def _commit(self, jobs: Sequence[_Job]) -> None:
+        with self._told(), self._engine.begin() as db:
             if not self._opened:
                 self._open(db)
-            yield db
+            results = [job.work(db) for job in jobs]
         self._opened = True
+        for job, result in zip(jobs, results, strict=True):
+            job.result, job.done = result, True
+
+    def _commit_alone(self, job: _Job) -> None:
+        try:
+            self._commit([job])
+        except Exception as error:
+            job.error, job.done = error, True
 
     @contextmanager
-    def _statement(self, *, writes: bool = False) -> Iterator[sa.Connection]:
+    def _statement(self) -> Iterator[sa.Connection]:
         """A connection for statements that each count for themselves: no BEGIN, no COMMIT to wait for."""
         if not self._opened:
-            with self._transaction():
-                pass
-        with self._told(), self._writer if writes else nullcontext(), self._engine.connect() as db:
+            self.write(lambda db: None)
+        with self._told(), self._engine.connect() as db:
             yield db.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager

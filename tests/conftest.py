@@ -240,7 +240,8 @@ def relay_of(app: Flask) -> Relay:
 
 def rows(inbox: Inbox) -> list[tuple[str, str, str, str | None]]:
     """What the inbox holds: event, post, state and reason of each row, in the order they came."""
-    with inbox._transaction() as db:
+    inbox.now()  # opens an empty database
+    with inbox._engine.begin() as db:
         found = db.exec_driver_sql("SELECT event_uuid, entity_id, state, reason FROM inbox ORDER BY id").all()
     return [(row[0], row[1], row[2], row[3]) for row in found]
 

@@ -95,7 +95,8 @@ def subscribed(inbox: Inbox, state: str = "subscribed", detail: str = "") -> Non
 
 def break_store(inbox: Inbox) -> None:
     """Lets every change fail, as a full disk does."""
-    with inbox._transaction() as db:
+    inbox.now()  # opens an empty database
+    with inbox._engine.begin() as db:
         stop = "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
         db.exec_driver_sql(f"CREATE TRIGGER full_inbox BEFORE INSERT ON inbox {stop}")
         db.exec_driver_sql(f"CREATE TRIGGER full_memory BEFORE INSERT ON memory {stop}")
@@ -291,7 +292,8 @@ def test_an_authentic_but_unreadable_notification_is_answered_422_and_kept_parke
 
 
 def kept_payloads(inbox: Inbox) -> list[Any]:
-    with inbox._transaction() as db:
+    inbox.now()  # opens an empty database
+    with inbox._engine.begin() as db:
         return [json.loads(row[0]) for row in db.exec_driver_sql("SELECT payload FROM inbox ORDER BY id")]
 
 
@@ -789,9 +791,9 @@ def test_a_store_that_fails_between_two_checks_is_down_in_health_and_said_on_the
     """The proof of writing is kept for two seconds; within them the reads fail."""
     assert client.get("/health").status_code == 200
     inbox = relay_of(app).inbox
-    inbox._opened = False
     with inbox._engine.begin() as db:
         db.exec_driver_sql("UPDATE memory SET value = '99' WHERE name = 'schema_version'")
+    inbox._opened = False
     health = client.get("/health")
     assert (health.status_code, health.get_json().get("status")) == (503, "down")
     assert client.get("/").mimetype == "text/html"

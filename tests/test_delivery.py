@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from conftest import Clock, new_item
 
 from delivery import CHECK_ID, KEY_LIFE_S, LEASE_S, PARALLEL, Delivery
 from gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED
-from inbox import Inbox, NewItem
+from inbox import Claim, Inbox, Item, NewItem, Settled, StoreUnavailable
 from outbound import Unavailable
 from sandbox.server import Server
 from sandbox.zendesk import FakeZendesk
@@ -372,5 +373,174 @@ def wait_for(done: Any, timeout_s: float = 10) -> None:
 
 
 def forget_everything(inbox: Inbox) -> None:
-    with inbox._transaction() as db:
+    with inbox._engine.begin() as db:
         db.exec_driver_sql("DELETE FROM inbox")
+
+
+# When more than Zendesk fails
+
+
+class Failing(Inbox):
+    """An inbox whose methods raise what a test puts in, once each."""
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        super().__init__(url, clock)
+        self.to_raise: dict[str, list[Exception]] = {}
+        self.renewed: list[list[int]] = []
+
+    def _fail(self, name: str) -> None:
+        if waiting := self.to_raise.get(name):
+            raise waiting.pop()
+
+    def claim(self, *args: Any, **more: Any) -> Claim:
+        self._fail("claim")
+        return super().claim(*args, **more)
+
+    def settle(self, *args: Any, **more: Any) -> Settled:
+        self._fail("settle")
+        return super().settle(*args, **more)
+
+    def refreeze(self, *args: Any, **more: Any) -> Item | None:
+        return None if self.to_raise.get("refreeze") else super().refreeze(*args, **more)
+
+    def renew(self, ids: Any, lease_s: float) -> None:
+        self.renewed.append(list(ids))
+        super().renew(ids, lease_s)
+
+
+@pytest.fixture
+def failing(tmp_path: Path, clock: Clock) -> Iterator[Failing]:
+    inbox = Failing(f"sqlite:///{tmp_path / 'relay.db'}", clock)
+    yield inbox
+    inbox.close()
+
+
+def test_a_ticket_that_could_not_be_recorded_is_not_made_twice(
+    failing: Failing, zendesk: FakeZendesk, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    delivery = new_delivery(failing, zendesk, clock)
+    failing.to_raise["settle"] = [StoreUnavailable("disk full")]
+    failing.accept([new_item()])
+    drain(delivery, clock)
+    assert len(zendesk.tickets) == 1 and len(creations(zendesk)) == 2
+    assert "not_recorded" in events(caplog)
+
+
+class Broken(ZendeskClient):
+    """A client with a fault of its own, once."""
+
+    faults = 1
+
+    def create_ticket(self, body: bytes, idempotency_key: str) -> Ticket:
+        if self.faults:
+            self.faults = 0
+            raise KeyError("the text of a customer")
+        return super().create_ticket(body, idempotency_key)
+
+
+def test_a_fault_of_our_own_is_logged_without_its_text_and_tried_again(
+    inbox: Inbox, zendesk: FakeZendesk, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    inbox.accept([new_item()])
+    drain(new_delivery(inbox, zendesk, clock, Broken), clock)
+    [record] = [record for record in caplog.records if record.message == "delivery_broken"]
+    assert record.__dict__["fields"]["error"].startswith("KeyError at test_delivery.py")
+    assert len(zendesk.tickets) == 1
+
+
+def test_a_post_that_cannot_be_worded_is_said_to_be_parked(
+    delivery: Delivery, inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    inbox.accept([NewItem("e1", "twitter:1", {"labels": [], "item": None})])
+    delivery.deliver_due()
+    assert events(caplog) == ["post_broken", "parked"] and inbox.counts().parked == 1
+
+
+def test_a_lease_lost_between_two_calls_stops_the_second(
+    failing: Failing, zendesk: FakeZendesk, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    delivery = new_delivery(failing, zendesk, clock)
+    failing.accept([new_item("e1")])
+    drain(delivery, clock)
+    zendesk.close_ticket(zendesk.tickets[0].id)
+    failing.accept([new_item("e2")])
+    failing.to_raise["refreeze"] = [Exception()]
+    delivery.deliver_due()
+    assert len(zendesk.tickets) == 1 and "lease_lost" in events(caplog)
+
+
+def test_comments_that_cannot_be_listed_do_not_keep_a_note_back(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    inbox.accept([new_item("e1")])
+    drain(delivery, clock)
+    zendesk.faults.fail(1, 503, method="PUT")
+    zendesk.faults.fail(1, 404, path="/api/v2/tickets/", method="GET")
+    inbox.accept([new_item("e2")])
+    drain(delivery, clock)
+    assert len(zendesk.tickets[0].comments) == 2
+
+
+def test_a_key_zendesk_refuses_without_a_ticket_parks_the_post(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    refusal = json.dumps({"error": "IdempotentRequestError"}).encode()
+    zendesk.faults.fail(1, 400, body=refusal, content_type="application/json", method="POST", path="/api/v2/tickets")
+    inbox.accept([new_item()])
+    drain(delivery, clock)
+    assert (len(zendesk.tickets), inbox.counts().parked) == (0, 1)
+
+
+def test_the_check_waits_like_everything_else_while_zendesk_limits_us(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk
+) -> None:
+    inbox.move_gate(lambda gate, now: gate.after_failure(now, gate.version, LIMITED, "429", 40.0))
+    delivery.check()
+    assert zendesk.calls == []
+
+
+def test_a_check_that_is_refused_is_said_and_holds_nothing_up(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, caplog: pytest.LogCaptureFixture
+) -> None:
+    zendesk.faults.fail(1, 404, path="/api")
+    delivery.check()
+    assert events(caplog) == ["zendesk_check_refused"] and inbox.gate()[0].state == OPEN
+
+
+def test_the_loop_outlives_a_store_that_fails_and_faults_of_its_own(
+    failing: Failing, zendesk: FakeZendesk, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    failing.to_raise["claim"] = [KeyError("x"), StoreUnavailable("down"), StoreUnavailable("down")]
+    delivery = new_delivery(failing, zendesk, clock)
+    failing.accept([new_item()])
+    delivery.start()
+    wait_for(lambda: bool(zendesk.tickets))
+    delivery.stop(5)
+    told = [name for name in events(caplog) if name.startswith(("store", "delivery_broken"))]
+    assert told == ["store_unavailable", "delivery_broken", "store_recovered"]
+
+
+def test_a_lease_is_prolonged_while_its_call_is_under_way(
+    failing: Failing, zendesk: FakeZendesk, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("delivery.RENEW_S", 0.2)
+    delivery = new_delivery(failing, zendesk, clock)
+    zendesk.latency_s = 3.0
+    failing.accept([new_item()])
+    delivery.start()
+    wait_for(lambda: bool(failing.renewed))
+    delivery.stop(10)
+    assert failing.renewed[0] == [1] and len(zendesk.tickets) == 1
+
+
+def test_says_so_when_it_has_to_leave_something_behind(
+    failing: Failing, zendesk: FakeZendesk, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    delivery = new_delivery(failing, zendesk, clock)
+    failing.accept([new_item()])
+    delivery.start()
+    zendesk.latency_s = 2.0
+    wait_for(lambda: bool(delivery._flying) or bool(zendesk.tickets))
+    delivery.stop(0.01)
+    assert "stopped_in_flight" in events(caplog) or zendesk.tickets
+    wait_for(lambda: not delivery._flying)

@@ -323,7 +323,7 @@ def test_text_that_is_not_valid_unicode_can_be_kept(inbox: Inbox) -> None:
 
 def test_sqlite_waits_for_the_disk_at_every_commit(tmp_path: Path) -> None:
     inbox = Inbox(f"sqlite:///{tmp_path / 'relay.db'}")
-    with inbox._transaction() as db:
+    with inbox._engine.begin() as db:
         assert db.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert db.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
     inbox.close()
@@ -374,7 +374,7 @@ def test_a_store_that_cannot_be_opened_says_so_without_secrets(url: str) -> None
 def test_a_full_disk_is_an_error_and_not_a_loss(tmp_path: Path) -> None:
     inbox = Inbox(f"sqlite:///{tmp_path / 'relay.db'}")
     inbox.accept([new_item("e1")])
-    with inbox._transaction() as db:
+    with inbox._engine.begin() as db:
         db.exec_driver_sql("PRAGMA max_page_count = 20")
     big = [NewItem(f"big-{n}", f"p:{n}", {"text": "x" * 20_000}) for n in range(20)]
     with pytest.raises(StoreUnavailable, match="full") as raised:
