@@ -20,7 +20,7 @@ from outbound import ServiceError
 NOTIFICATIONS_PATH = "/notifications"
 WATCH_S = 3600.0
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0, 60.0)
-TURN_S = 120.0  # longer than the calls of one look can take
+TURN_S = 20.0  # a process that is killed in its turn holds the others up so long
 SUBSCRIBED, PAUSED, DELETED = "subscribed", "paused", "deleted"
 FAILED, NO_ADDRESS, STARTING = "failed", "no_address", "starting"
 LEFT_PAUSED = (

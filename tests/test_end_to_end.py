@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
 
 from delivery import LEASE_S
 from sandbox.__main__ import LABEL, settings
@@ -199,3 +200,64 @@ def test_a_worker_that_is_killed_is_replaced_and_goes_on(world: World) -> None:
 
 
 assert LEASE_S <= 10  # the waits above allow for it
+
+
+def test_what_was_labelled_while_it_was_down_is_fetched_at_the_next_start(world: World) -> None:
+    """Khoros pushes once and never again."""
+    before, *missed = world.khoros.label_many(1) + list(world.khoros.posts)[:3]
+    exactly_one_each(world, {before})
+    world.relay.kill()
+    for post in missed:
+        world.khoros.label(post, LABEL)
+    assert world.khoros.drain()
+    assert {push.outcome for push in world.khoros.pushes} != {202}
+    world.relay.start().wait_ready()
+    exactly_one_each(world, {before, *missed})
+    world.relay.wait_for_line("event=caught_up accepted=3")
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_deploy_cuts_no_request_and_leaves_no_gap(world: World) -> None:
+    """The new generation starts beside the old one; then SIGTERM reaches every process of the old one at once."""
+    stream = threading.Thread(target=world.khoros.label_many, args=(150,))
+    stream.start()
+    with Relay(env=world.relay.env) as new:
+        new.wait_ready()
+        wait_for(lambda: len(world.acknowledged()) > 20)
+        assert world.relay.stop() == 0
+        stream.join(30)
+        assert world.khoros.drain()
+        cut = [push.outcome for push in world.khoros.pushes if push.outcome != 202]
+        assert [outcome for outcome in cut if "refused" not in str(outcome).lower()] == []
+        posts = {post for post in world.khoros.posts if LABEL in world.khoros.posts[post]["labels"]}
+        exactly_one_each(world, world.acknowledged())
+        new.stop()
+    with Relay(env=world.relay.env) as restarted:
+        restarted.wait_ready()
+        exactly_one_each(world, posts)
+
+
+def test_a_button_deploy_learns_its_address_from_the_first_visit(database_url: str, tmp_path: Path) -> None:
+    """A dyno whose host name nobody could know beforehand: nobody types an address."""
+    with ExitStack() as stack:
+        khoros, zendesk = FakeKhoros(), FakeZendesk()
+        stack.callback(khoros.close)
+        khoros_url = stack.enter_context(Server(khoros.app)).url
+        zendesk_url = stack.enter_context(Server(zendesk.app)).url
+        relay = Relay(env={})
+        relay.env = settings(khoros, zendesk, khoros_url, zendesk_url, relay.url, tmp_path)
+        relay.env |= {"DATABASE_URL": database_url, "DYNO": "web.1", "HEROKU_APP_NAME": "our-relay", "PUBLIC_URL": ""}
+        stack.enter_context(relay).wait_ready()
+        relay.wait_for_line("event=subscription_no_address")
+        host = f"our-relay-{os.urandom(6).hex()}.herokuapp.com"
+        for visited in ("evil.example", "other-app-0123.herokuapp.com", host):
+            visit(relay, visited)
+        relay.wait_for_line("event=subscribed")
+        [subscription] = khoros.subscriptions
+        assert subscription.notification_uri == f"https://{host}/notifications"
+
+
+def visit(relay: Relay, host: str) -> None:
+    """Opens the landing page as Heroku's router passes it on."""
+    headers = {"Host": host, "X-Forwarded-Proto": "https", "X-Forwarded-Host": "forged-0.herokuapp.com"}
+    assert requests.get(f"{relay.url}/", headers=headers, timeout=10).status_code == 200
