@@ -161,7 +161,10 @@ class Delivery:
         """A closed ticket takes no note and gets a follow-up; for one that was deleted a new ticket is made."""
         tickets = {ticket.id: ticket for ticket in self._zendesk.find_tickets(item.entity_id)}
         exists = ticket_id in tickets
-        if exists and tickets[ticket_id].status != "closed":
+        status = tickets[ticket_id].status if exists else "deleted"
+        if not status and "status" in (refusal.code or ""):
+            status = "closed"  # the list does not say, but the status is what the note was refused for
+        if status not in ("closed", "deleted"):
             raise refusal
         body = ticket_body(_post(item), self._style, follow_up_of=ticket_id if exists else None)
         item = self._refrozen(item, Request(body, _key(item, "instead", ticket_id)))
@@ -209,6 +212,7 @@ class Delivery:
     def _report(self, item: Item, settled: Settled) -> None:
         if not settled.ours:
             event("lease_lost", logging.WARNING, **_names(item))
+        self._more = self._more or settled.follower
         _tell(settled.before, settled.after)
 
     def _counted(self, gate: Gate, now: float) -> Gate:

@@ -74,6 +74,7 @@ _UPDATE_GATE = _memory.update().where(_memory.c.name == "gate").values(value=sa.
 _UPDATE_ITEM = _items.update().where(_items.c.id == sa.bindparam("of_id"))
 _IN_FLIGHT = sa.select(sa.func.count()).where(_pending, _flying)
 _PARKED = sa.select(sa.func.count()).where(_items.c.state == PARKED)
+_FOLLOWER = sa.select(_items.c.id).where(_items.c.entity_id == sa.bindparam("of_post"), _pending).limit(1)
 _RECALL = sa.select(_memory.c.value).where(_memory.c.name == sa.bindparam("of_name"))
 
 
@@ -183,11 +184,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Settled:
-    """Whether the item was still ours to settle, and the gate before and after."""
+    """Whether the item was still ours to settle, the gate before and after, and whether its post has more waiting."""
 
     ours: bool
     before: Gate
     after: Gate
+    follower: bool
 
 
 @dataclass(eq=False)
@@ -324,7 +326,9 @@ class Inbox:
         if "delay_s" in values:
             due_at = now + values.pop("delay_s")
             values |= {"settled_at": None, "next_attempt_at": due_at if after.state == OPEN else after.hold_until}
-        return Settled(self._update_ours(db, item, values), before, after)
+        ours = self._update_ours(db, item, values)
+        follower = db.execute(_FOLLOWER, {"of_post": item.entity_id}).first() is not None
+        return Settled(ours, before, after, follower)
 
     @_together
     def move_gate(self, db: sa.Connection, change: Callable[[Gate, float], Gate]) -> tuple[Gate, Gate]:

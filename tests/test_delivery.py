@@ -103,6 +103,25 @@ def test_a_closed_ticket_gets_a_follow_up_and_later_labels_go_there(
     assert [len(ticket.comments) for ticket in (first, follow_up)] == [1, 2]
 
 
+class Terse(ZendeskClient):
+    """A list of tickets without their status."""
+
+    def find_tickets(self, external_id: str) -> list[Ticket]:
+        return [Ticket(ticket.id) for ticket in super().find_tickets(external_id)]
+
+
+def test_a_closed_ticket_is_known_by_the_refusal_when_the_list_does_not_say(
+    inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    delivery = new_delivery(inbox, zendesk, clock, Terse)
+    inbox.accept([new_item("e1", "twitter:1")])
+    drain(delivery, clock)
+    zendesk.close_ticket(zendesk.tickets[0].id)
+    inbox.accept([new_item("e2", "twitter:1")])
+    drain(delivery, clock)
+    assert len(zendesk.tickets) == 2 and inbox.counts().parked == 0
+
+
 def test_a_deleted_ticket_is_replaced(delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock) -> None:
     inbox.accept([new_item("e1", "twitter:1")])
     drain(delivery, clock)
