@@ -25,7 +25,7 @@ test: $(STAMP) ## Checks format, style and types, runs every test and wants 95 %
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses=4 --dist=loadfile --cov --cov-report=term
 	@$(BIN)/python -m coverage json --quiet --fail-under=0 -o - | $(BIN)/python -c '$(BRANCHES)'
 
 run: $(STAMP) ## Runs the relay as a server does, with the settings in .env (see .env.example).

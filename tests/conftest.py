@@ -63,6 +63,9 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         with open(Path(tempfile.gettempdir()) / "relay-tests-postgresql.lock", "w") as turn:
             fcntl.flock(turn, fcntl.LOCK_EX)  # two servers cannot be set up at once: parallel test processes take turns
             server = get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="stop")
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET fsync = off")  # no test pulls the plug on this machine
+            connection.execute("SELECT pg_reload_conf()")
         yield server
         server.cleanup()
 
