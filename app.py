@@ -21,10 +21,12 @@ from catch_up import CatchUp
 from config import Config
 from delivery import PARALLEL, Delivery
 from gate import Gate
-from inbox import Counts, Inbox, StoreUnavailable
+from inbox import Counts, Inbox
 from intake import Intake
 from khoros_client import KhorosClient, Unreadable
 from logfmt import event
+from records import Records
+from store import StoreUnavailable
 from subscription import NOTIFICATIONS_PATH, Connection, Subscriber
 from tickets import Style
 from zendesk_client import API_TOKENS_END, ZendeskClient
@@ -49,6 +51,7 @@ class Relay:
 
     config: Config
     inbox: Inbox
+    records: Records
     intake: Intake
     khoros: KhorosClient
     delivery: Delivery
@@ -128,6 +131,7 @@ def _wire(config: Config) -> Relay:
     return Relay(
         config=config,
         inbox=inbox,
+        records=Records(inbox),
         intake=intake,
         khoros=khoros,
         delivery=delivery,

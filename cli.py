@@ -9,9 +9,9 @@ import click
 from flask import current_app
 from flask.cli import AppGroup
 
-from inbox import StoreUnavailable
 from khoros_client import Subscription
 from outbound import ServiceError
+from store import PARKED, StoreUnavailable
 
 subscription = AppGroup("subscription", help="Show, pause, resume or delete the subscription in Khoros.")
 inbox = AppGroup("inbox", help="List what is parked, and send it again.")
@@ -64,9 +64,11 @@ def delete() -> None:
 @inbox.command("list")
 def list_parked() -> None:
     """List what is parked: refused by Zendesk, or not readable."""
-    parked = _attempt(current_app.extensions["relay"].inbox.parked)
+    relay = current_app.extensions["relay"]
+    parked, now = _attempt(lambda: relay.records.latest(PARKED)), _attempt(relay.inbox.now)
     for item in parked:
-        click.echo(f"{item.id:>8}  {item.age_s / 3600:6.1f} h  {item.entity_id or '-':<32}  {item.reason}")
+        age_h = (now - item.received_at) / 3600
+        click.echo(f"{item.id:>8}  {age_h:6.1f} h  {item.entity_id or '-':<32}  {item.reason}")
     click.echo(f"{len(parked)} parked." + (" Send again with: inbox retry ID" if parked else ""))
 
 

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+import metrics
 from gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED, Gate
-from inbox import DELIVERED, PARKED, PENDING, Inbox, Item, Request, Settled, StoreUnavailable
+from inbox import Attempt, Inbox, Item, Request, Settled
 from khoros_client import StreamItem
 from logfmt import event, where
 from outbound import AuthFailed, Limited, Rejected, ServiceError
+from store import DELIVERED, PARKED, PENDING, REFUSED, StoreUnavailable
 from tickets import Post, Style, note_body, ticket_body
 from zendesk_client import ZendeskClient
 
@@ -80,9 +82,9 @@ class Delivery:
             try:
                 self._record_success(item, self._send(item), started)
             except Rejected as error:
-                self._record_refusal(item, error)
+                self._record_refusal(item, error, started)
             except ServiceError as error:
-                self._record_failure(item, error)
+                self._record_failure(item, error, started)
         except LeaseLost:
             event("lease_lost", logging.WARNING, **_names(item))
         except StoreUnavailable as error:  # the lease will lapse, and the same bytes go out under the same key
@@ -179,33 +181,39 @@ class Delivery:
     # What became of it
 
     def _record_success(self, item: Item, sent: Sent, started: float) -> None:
-        values = {"state": DELIVERED, "ticket_id": sent.ticket_id, "reason": None}
+        took_s, answered = time.monotonic() - started, self._zendesk.answered
         settled = self._inbox.settle(
-            item, values, lambda gate, now: self._counted(gate, now).after_success(now, item.gate_version)
+            item,
+            {"state": DELIVERED, "ticket_id": sent.ticket_id, "reason": None},
+            lambda gate, now: self._counted(gate, now).after_success(now, item.gate_version),
+            Attempt(sent.how, took_s, answered.status, None, answered.request_id),
         )
-        took_ms = round((time.monotonic() - started) * 1000)
-        event(sent.how, ticket=sent.ticket_id, **_names(item), attempts=item.attempts, took_ms=took_ms)
+        metrics.observe(self._inbox, metrics.LABEL_TO_TICKET, item.age_s + took_s)
+        event(sent.how, ticket=sent.ticket_id, **_names(item), attempts=item.attempts, took_ms=round(took_s * 1000))
         self._report(item, settled)
 
-    def _record_refusal(self, item: Item, error: Rejected) -> None:
+    def _record_refusal(self, item: Item, error: Rejected, started: float) -> None:
         settled = self._inbox.settle(
             item,
             {"state": PARKED, "reason": str(error)[:500]},
             lambda gate, now: self._counted(gate, now).after_success(now, item.gate_version),
+            _failed(REFUSED, error, started),
         )
         event("parked", logging.ERROR, **_names(item), **_answer(error))
         self._report(item, settled)
 
-    def _record_failure(self, item: Item, error: ServiceError) -> None:
+    def _record_failure(self, item: Item, error: ServiceError, started: float) -> None:
+        state = _state(error)
+
         def change(gate: Gate, now: float) -> Gate:
             gate = self._counted(gate, now)
             if item.attempts > PATIENCE and gate.state == OPEN:
                 return gate
-            return gate.after_failure(now, item.gate_version, _state(error), str(error), error.retry_after_s)
+            return gate.after_failure(now, item.gate_version, state, str(error), error.retry_after_s)
 
         delay_s = 0.0 if item.attempts <= PATIENCE else min(2.0 ** (item.attempts - PATIENCE), 60.0)
         values = {"state": PENDING, "reason": str(error)[:500], "delay_s": delay_s}
-        settled = self._inbox.settle(item, values, change)
+        settled = self._inbox.settle(item, values, change, _failed(state, error, started))
         event("not_delivered", logging.WARNING, **_names(item), attempts=item.attempts, **_answer(error))
         self._report(item, settled)
 
@@ -307,6 +315,10 @@ def _state(error: ServiceError) -> str:
     if isinstance(error, AuthFailed):
         return UNAUTHORISED
     return LIMITED if isinstance(error, Limited) else OUTAGE
+
+
+def _failed(outcome: str, error: ServiceError, started: float) -> Attempt:
+    return Attempt(outcome, time.monotonic() - started, error.status, error.code, error.request_id)
 
 
 def _names(item: Item) -> dict[str, object]:

@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 
 from catch_up import CatchUp
 from config import Config
-from inbox import Inbox, StoreUnavailable
+from inbox import Inbox
 from khoros_client import EVENT_NAME, KhorosClient, Subscription
 from logfmt import event, where
 from outbound import ServiceError
+from store import StoreUnavailable
 
 NOTIFICATIONS_PATH = "/notifications"
 WATCH_S = 3600.0

@@ -134,6 +134,15 @@ def clean(text: str) -> str:
     return _CONTROL.sub("", re.sub("\r\n?|\u2028|\u2029", "\n", text))
 
 
+def is_web_address(url: str) -> bool:
+    """Whether a post's link may be made clickable: http or https, with a host and without white space."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and not re.search(r"\s", url)
+
+
 def _line(text: str) -> str:
     return " ".join(clean(text).split())
 
@@ -153,12 +162,7 @@ def _short(text: str) -> str:
 def _link(url: str, words: str) -> str:
     """`words`, linked when the address is a plain web address; other schemes are shown as text and never clickable."""
     url = clean(url).strip()
-    try:
-        parts = urlsplit(url)
-        linkable = parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and not re.search(r"\s", url)
-    except ValueError:
-        linkable = False
-    if not linkable or len(escape(url)) > 400:
+    if not is_web_address(url) or len(escape(url)) > 400:
         return _short(words)
     return f'<a href="{escape(url)}">{_short(words)}</a>'
 

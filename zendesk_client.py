@@ -39,6 +39,14 @@ class RateLimit:
     reset_s: float
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What an answer looked like: HTTP's status and Zendesk's name for the call, for whoever has to look for it."""
+
+    status: int | None = None
+    request_id: str | None = None
+
+
 class ZendeskClient:
     """Authenticates with OAuth client credentials, or else with an agent's e-mail and API token.
 
@@ -64,6 +72,7 @@ class ZendeskClient:
         self._token_lock = threading.Lock()
         self._token, self._token_ends_at = "", 0.0
         self._rate: tuple[int, float] | None = None  # calls left, and until when by our clock
+        self._mine = threading.local()
 
     @property
     def uses_api_token(self) -> bool:
@@ -76,6 +85,11 @@ class ZendeskClient:
         if self._rate is None or (reset_s := self._rate[1] - self._clock()) <= 0:
             return None
         return RateLimit(self._rate[0], reset_s)
+
+    @property
+    def answered(self) -> Answered:
+        """The latest answer to a call of this thread."""
+        return getattr(self._mine, "answered", Answered())
 
     def create_ticket(self, body: bytes, idempotency_key: str) -> Ticket:
         """Creates a ticket (…/ticketing/tickets/tickets/#create-ticket). For two hours the same key with the same body
@@ -125,6 +139,7 @@ class ZendeskClient:
         if answer.status == 401 and isinstance(auth, Bearer):  # it may have been revoked before its time
             self._drop(auth.token)
             answer = send(self._session, method, self._url + path, auth=self._auth(), **options)
+        self._mine.answered = Answered(answer.status, _request_id(answer.headers))
         if rate := _rate(answer.headers):
             self._rate = (rate.remaining, self._clock() + rate.reset_s)
         return read_answer(answer)

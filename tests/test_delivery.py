@@ -12,10 +12,11 @@ from conftest import Clock, new_item
 
 from delivery import CHECK_ID, KEY_LIFE_S, LEASE_S, PARALLEL, Delivery
 from gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED
-from inbox import Claim, Inbox, Item, NewItem, Settled, StoreUnavailable
+from inbox import Claim, Inbox, Item, NewItem, Settled
 from outbound import Unavailable
 from sandbox.server import Server
 from sandbox.zendesk import FakeZendesk
+from store import StoreUnavailable
 from tickets import Style
 from zendesk_client import Ticket, ZendeskClient
 

@@ -1,0 +1,176 @@
+"""What the database holds, for the people who run the service: items, their attempts, sums and the last day's hours.
+
+Only ids, links and states leave here; a post's text never does, except through `payload`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import sqlalchemy as sa
+
+from khoros_client import StreamItem, Unreadable
+from store import (
+    DELIVERED,
+    DISCARDED,
+    EMPTIED,
+    PARKED,
+    PENDING,
+    REFUSED,
+    RETRIED,
+    Store,
+    attempts,
+    is_in,
+    items,
+    was_retried,
+)
+from tickets import is_web_address
+
+STATES = (PENDING, DELIVERED, PARKED, DISCARDED)
+FOUND_AT_MOST = 100
+HOURS = 24
+
+
+@dataclass(frozen=True)
+class Record:
+    """An item of the inbox. Times are seconds of the store's clock; `link` leads to the post while that is kept."""
+
+    id: int
+    event_uuid: str
+    entity_id: str
+    source: str
+    request_id: str | None
+    state: str
+    reason: str | None
+    attempts: int
+    received_at: float
+    next_attempt_at: float
+    settled_at: float | None
+    ticket_id: int | None
+    link: str | None
+
+
+@dataclass(frozen=True)
+class AttemptRecord:
+    """One attempt at an item, as it was recorded."""
+
+    item_id: int
+    number: int
+    at: float
+    took_s: float
+    outcome: str
+    status: int | None
+    code: str | None
+    zendesk_request_id: str | None
+
+
+@dataclass(frozen=True)
+class Hour:
+    """What happened in the hour that began at `at`."""
+
+    at: float
+    delivered: int = 0
+    retried: int = 0
+    parked: int = 0
+
+
+_COLUMNS = [items.c[field.name] for field in fields(Record) if field.name != "link"]
+_RECORDS = sa.select(*_COLUMNS, items.c.payload).order_by(items.c.id.desc()).limit(sa.bindparam("most"))
+_ATTEMPTS = (
+    sa.select(*(attempts.c[field.name] for field in fields(AttemptRecord)))
+    .where(attempts.c.item_id.in_(sa.bindparam("of_ids", expanding=True)))
+    .order_by(attempts.c.item_id, attempts.c.id)
+)
+_BY_STATE = [(state, sa.select(sa.func.count()).where(is_in(state))) for state in (PENDING, PARKED, DISCARDED)]
+_RETRIES = sa.select(attempts.c.outcome, sa.func.count()).where(was_retried).group_by(attempts.c.outcome)
+
+
+class Records:
+    """Reads one store. Every method raises StoreUnavailable when the database fails."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def latest(self, state: str | None = None, most: int = 50) -> list[Record]:
+        """The newest items, or the newest in one state."""
+        return self._records(_RECORDS.where(is_in(state)) if state else _RECORDS, most)
+
+    def find(self, name: str) -> list[Record]:
+        """The items of one event uuid, post id or ticket number, newest first; a number may also be an item's."""
+        same = [items.c.event_uuid == name, items.c.entity_id == name]
+        if re.fullmatch(r"#?[0-9]{1,18}", name):
+            number = int(name.lstrip("#"))
+            same += [items.c.ticket_id == number, items.c.id == number]
+        return self._records(_RECORDS.where(sa.or_(*same)), FOUND_AT_MOST)
+
+    def item(self, item_id: int) -> Record | None:
+        """One item by its number."""
+        found = self._records(_RECORDS.where(items.c.id == item_id), 1)
+        return found[0] if found else None
+
+    def payload(self, item_id: int) -> Any:
+        """What Khoros sent about an item, with the customer's text; None when it is no longer kept."""
+        with self._store.statement() as db:
+            kept = db.execute(sa.select(items.c.payload).where(items.c.id == item_id)).scalar()
+        return None if kept in (None, EMPTIED) else json.loads(kept)
+
+    def attempts(self, item_ids: Iterable[int]) -> list[AttemptRecord]:
+        """Every recorded attempt at these items, oldest first. A missing number is one that nobody lived to record."""
+        with self._store.statement() as db:
+            return [AttemptRecord(*row) for row in db.execute(_ATTEMPTS, {"of_ids": list(item_ids)})]
+
+    def by_state(self) -> dict[str, int]:
+        """How many items are in each state."""
+        with self._store.statement() as db:
+            counts = {state: db.execute(count).scalar_one() for state, count in _BY_STATE}
+            everything = db.execute(sa.select(sa.func.count()).select_from(items)).scalar_one()
+        return {DELIVERED: max(0, everything - sum(counts.values())), **counts}
+
+    def retries(self) -> dict[str, int]:
+        """How many attempts there were that had to be made again, by cause."""
+        with self._store.statement() as db:
+            return dict.fromkeys(RETRIED, 0) | {outcome: count for outcome, count in db.execute(_RETRIES)}
+
+    def hours(self) -> list[Hour]:
+        """The last 24 hours, oldest first; the last one is under way."""
+        now = self._store.now()
+        first = int(now // 3600) - HOURS + 1
+        hour = sa.cast(attempts.c.at, sa.BigInteger) // 3600
+        tried = sa.select(hour, attempts.c.outcome, sa.func.count()).where(attempts.c.at >= first * 3600)
+        unread = sa.select(items.c.received_at).where(is_in(PARKED), items.c.attempts == 0)
+        counts: dict[int, dict[str, int]] = {first + n: {} for n in range(HOURS)}
+        with self._store.statement() as db:
+            for number, outcome, count in db.execute(tried.group_by(hour, attempts.c.outcome)):
+                _add(counts, number, _kind(outcome), count)
+            for (at,) in db.execute(unread.where(items.c.received_at >= first * 3600)):
+                _add(counts, int(at // 3600), "parked", 1)
+        return [Hour(at=number * 3600.0, **kinds) for number, kinds in counts.items()]
+
+    def _records(self, query: sa.Select[Any], most: int) -> list[Record]:
+        with self._store.statement() as db:
+            rows = [dict(row) for row in db.execute(query, {"most": most}).mappings()]
+        return [Record(link=_link(row.pop("payload")), **row) for row in rows]
+
+
+def _add(counts: dict[int, dict[str, int]], hour: int, kind: str, count: int) -> None:
+    if hour in counts:  # a clock that was set back leaves hours that are still to come
+        counts[hour][kind] = counts[hour].get(kind, 0) + count
+
+
+def _kind(outcome: str) -> str:
+    if outcome == REFUSED:
+        return "parked"
+    return "retried" if outcome in RETRIED else "delivered"
+
+
+def _link(payload: str) -> str | None:
+    """The post's address, when it is a plain web address."""
+    try:
+        link = StreamItem.parse(json.loads(payload)["item"]).link
+    except (KeyError, Unreadable):
+        return None
+    return link if is_web_address(link) else None
