@@ -8,6 +8,7 @@ import logging
 import os
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,32 +18,36 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 import cli
 import logfmt
+import status
+from alerts import Alerts
 from catch_up import CatchUp
 from config import Config
 from delivery import PARALLEL, Delivery
-from gate import Gate
-from inbox import Counts, Inbox
-from intake import Intake
+from inbox import Inbox
+from intake import Intake, Receipt
 from khoros_client import KhorosClient, Unreadable
 from logfmt import event
 from records import Records
-from store import StoreUnavailable
-from subscription import NOTIFICATIONS_PATH, Connection, Subscriber
+from standing import Standing, standing
+from store import ACK, DUPLICATES, IGNORED, StoreUnavailable
+from subscription import NOTIFICATIONS_PATH, Subscriber
 from tickets import Style
+from upkeep import Upkeep
 from zendesk_client import API_TOKENS_END, ZendeskClient
 
 BODY_LIMIT = 1024 * 1024  # bytes
+SECURE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
 STOP_S = 18.0  # for deliveries in flight: a connect and a read time-out; gunicorn.conf.py waits 20
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How the service is doing: what waits, the gate and for how many seconds it is closed, the subscription."""
-
-    counts: Counts
-    gate: Gate
-    held_s: float
-    connection: Connection
 
 
 @dataclass
@@ -54,8 +59,10 @@ class Relay:
     records: Records
     intake: Intake
     khoros: KhorosClient
+    zendesk: ZendeskClient
     delivery: Delivery
     subscriber: Subscriber
+    upkeep: Upkeep
     writable_at: float = 0.0
 
     def start(self) -> None:
@@ -70,12 +77,16 @@ class Relay:
                 "sqlite_on_heroku", logging.ERROR, reason=f"{lost}: heroku addons:create heroku-postgresql:essential-0"
             )
         self.delivery.start()
-        self.subscriber.start()
+        self.subscriber.loop.start()
+        self.upkeep.loop.start()
 
     def stop(self) -> None:
         """Finishes what is in flight, within STOP_S seconds."""
-        self.subscriber.stop()
+        self.subscriber.loop.stop()
+        self.upkeep.loop.stop()
         self.delivery.stop(STOP_S)
+        with suppress(StoreUnavailable):
+            self.inbox.save_tally()
         self.inbox.close()
 
     def standing(self) -> Standing | None:
@@ -85,8 +96,7 @@ class Relay:
             if time.monotonic() - self.writable_at > 2:
                 self.inbox.prove_writable()
                 self.writable_at = time.monotonic()
-            gate, held_s = self.inbox.gate()
-            return Standing(self.inbox.counts(), gate, held_s, self.subscriber.connection())
+            return standing(self.inbox)
         except StoreUnavailable as error:
             event("store_unavailable", logging.ERROR, reason=error)
             return None
@@ -96,8 +106,7 @@ def create_app(config: Config | None = None) -> Flask:
     """The service, wired but not yet working in the background. Without `config` it is read from the environment.
     Raises ConfigError."""
     config = config or Config.from_env(os.environ)
-    secrets = (config.khoros_token, *config.bearer_tokens, config.client_secret, config.api_token, config.database_url)
-    logfmt.configure(config.log_level, secrets)
+    logfmt.configure(config.log_level, config.secrets)
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the provider Flask sets by default has it
@@ -107,9 +116,10 @@ def create_app(config: Config | None = None) -> Flask:
         app.add_url_rule(NOTIFICATIONS_PATH, view_func=notifications, methods=["POST"])
     app.add_url_rule("/health", view_func=health)
     app.add_url_rule("/", view_func=landing)
+    app.register_blueprint(status.pages)
     app.register_error_handler(Exception, failure)
-    app.cli.add_command(cli.inbox)
-    app.cli.add_command(cli.subscription)
+    for command in cli.COMMANDS:
+        app.cli.add_command(command)
     app.after_request(secure)
     return app
 
@@ -134,8 +144,10 @@ def _wire(config: Config) -> Relay:
         records=Records(inbox),
         intake=intake,
         khoros=khoros,
+        zendesk=zendesk,
         delivery=delivery,
         subscriber=Subscriber(config, inbox, khoros, catch_up),
+        upkeep=Upkeep(inbox, Alerts(config, inbox), config.retention_s),
     )
 
 
@@ -147,6 +159,7 @@ def relay() -> Relay:
 
 def notifications() -> tuple[Response, int]:
     """POST /notifications: the token, then the body, then the commit, then the answer. Never calls Zendesk."""
+    started = time.perf_counter()
     if not _authorised(request.headers.get("Authorization", ""), relay().config.bearer_tokens):
         event(
             "notification_refused", logging.WARNING, status=401, reason="wrong bearer token", request_id=_request_id()
@@ -168,22 +181,31 @@ def notifications() -> tuple[Response, int]:
     except Unreadable as error:
         return _refused(422, "Unprocessable Content", f"Kept for a person to look at: {error}.")
     relay().delivery.wake()
+    _count(receipt, time.perf_counter() - started)
     return jsonify(asdict(receipt)), 202
+
+
+def _count(receipt: Receipt, took_s: float) -> None:
+    inbox = relay().inbox
+    inbox.observe(ACK, took_s)
+    if receipt.duplicates:
+        inbox.tally(DUPLICATES, receipt.duplicates)
+    if receipt.ignored:
+        inbox.tally(IGNORED, receipt.ignored)
 
 
 def health() -> tuple[Response, int]:
     """GET /health: can it store, is it subscribed, is Zendesk there, how much waits. 503 when it cannot store."""
-    standing = relay().standing()
-    if standing is None:
+    now = relay().standing()
+    if now is None:
         return jsonify(status="down", store="unavailable", message="Nothing can be stored: see the log."), 503
-    counts, gate, connection = standing.counts, standing.gate, standing.connection
-    well = gate.state == "open" and connection.state == "subscribed" and not counts.parked
+    counts, gate, connection = now.counts, now.gate, now.connection
     age_s = None if counts.oldest_pending_s is None else round(counts.oldest_pending_s, 1)
     answer: dict[str, Any] = {
-        "status": "ok" if well else "attention",
+        "status": "ok" if now.connected and not counts.parked else "attention",
         "store": "ok",
         "subscription": {"state": connection.state, "detail": connection.detail},
-        "zendesk": {"state": gate.state, "detail": gate.reason, "held_s": round(standing.held_s, 1)},
+        "zendesk": {"state": gate.state, "detail": gate.reason, "held_s": round(now.held_s, 1)},
         "pending": counts.pending,
         "parked": counts.parked,
         "oldest_pending_s": age_s,
@@ -193,18 +215,20 @@ def health() -> tuple[Response, int]:
 
 def landing() -> str:
     """GET /: what this is and whether it is connected. On Heroku the visit also tells the service its own name."""
-    standing = relay().standing()
-    if standing and request.method == "GET":
+    now = relay().standing()
+    if now and request.method == "GET":
         relay().subscriber.learn_address(request.host.lower(), secure=request.is_secure)
-    return render_template("index.html", standing=standing, label=relay().config.label.pattern)
+    settings = relay().config
+    return render_template(
+        "index.html", standing=now, label=settings.label.pattern, status_page=bool(settings.status_password)
+    )
 
 
 def secure(response: Response) -> Response:
     """Headers that keep browsers from doing more with our pages than showing them."""
-    response.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'self'; frame-ancestors 'none'"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "no-referrer"
-    response.headers["Cache-Control"] = "no-store"
+    response.headers.update(SECURE_HEADERS)
+    if request.is_secure:
+        response.headers["Strict-Transport-Security"] = "max-age=31536000"
     return response
 
 

@@ -35,8 +35,13 @@ VARIABLES = {
     "KHOROS_DELIVERY": "push or poll; poll needs no public address",
     "CATCH_UP_MINUTES": "how often the service fetches what no push brought, normally 5; 0 switches it off",
     "POLL_SECONDS": "how often the service polls when KHOROS_DELIVERY is poll, normally 15",
+    "STATUS_PASSWORD": "a long password that you make up for the pages /status and /metrics; without it they are off",
+    "ALERT_WEBHOOK_URL": "an incoming webhook's address, in Slack: api.slack.com/apps > your app > Incoming Webhooks",
+    "ALERT_AFTER_MINUTES": "how many minutes a post may wait before an alert is sent, normally 10",
+    "RETENTION_DAYS": "how many days a delivered post's text is kept, normally 30; 0 empties it within the hour",
     "LOG_LEVEL": "DEBUG, INFO, WARNING or ERROR",
 }
+DAY_S = 86_400.0
 _OURS = ("comment", "description", "external_id", "id", "subject", "via_followup_source_id")
 _VISIBLE = re.compile(r"[!-~]+")
 
@@ -69,8 +74,18 @@ class Config:
     polling: bool = False
     catch_up_s: float = 300.0
     poll_s: float = 15.0
+    status_password: str = field(default="", repr=False)
+    alert_url: str = field(default="", repr=False)  # who knows it can write there
+    alert_after_s: float = 600.0
+    retention_s: float = 30 * DAY_S
     log_level: str = "INFO"
     on_dyno: bool = False
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be seen in a log."""
+        tokens = (self.khoros_token, *self.bearer_tokens, self.client_secret, self.api_token)
+        return (*tokens, self.database_url, self.status_password, self.alert_url)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -96,6 +111,10 @@ class Config:
             polling=read("KHOROS_DELIVERY", _polling, False),
             catch_up_s=60.0 * read("CATCH_UP_MINUTES", _number, 5),
             poll_s=read("POLL_SECONDS", _positive, 15),
+            status_password=read("STATUS_PASSWORD", _long_secret, ""),
+            alert_url=read("ALERT_WEBHOOK_URL", _https_url, ""),
+            alert_after_s=60.0 * read("ALERT_AFTER_MINUTES", _positive, 10),
+            retention_s=DAY_S * read("RETENTION_DAYS", _number, 30),
             log_level=read("LOG_LEVEL", _log_level, cls.log_level),
             on_dyno="DYNO" in environ,
         )
@@ -142,6 +161,12 @@ class _Reader:
 def _secret(value: str) -> str:
     if not _VISIBLE.fullmatch(value):
         raise ValueError("has a space or an unusual character in it; copy it again")
+    return value
+
+
+def _long_secret(value: str) -> str:
+    if len(_secret(value)) < 16:
+        raise ValueError("is too short: at least 16 characters")
     return value
 
 

@@ -10,13 +10,12 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-import metrics
 from gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED, Gate
 from inbox import Attempt, Inbox, Item, Request, Settled
 from khoros_client import StreamItem
 from logfmt import event, where
 from outbound import AuthFailed, Limited, Rejected, ServiceError
-from store import DELIVERED, PARKED, PENDING, REFUSED, StoreUnavailable
+from store import DELIVERED, LABEL_TO_TICKET, PARKED, PENDING, REFUSED, StoreUnavailable
 from tickets import Post, Style, note_body, ticket_body
 from zendesk_client import ZendeskClient
 
@@ -188,7 +187,7 @@ class Delivery:
             lambda gate, now: self._counted(gate, now).after_success(now, item.gate_version),
             Attempt(sent.how, took_s, answered.status, None, answered.request_id),
         )
-        metrics.observe(self._inbox, metrics.LABEL_TO_TICKET, item.age_s + took_s)
+        self._inbox.observe(LABEL_TO_TICKET, item.age_s + took_s)
         event(sent.how, ticket=sent.ticket_id, **_names(item), attempts=item.attempts, took_ms=round(took_s * 1000))
         self._report(item, settled)
 

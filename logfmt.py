@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable
+from typing import TextIO
 
 _PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f\x7f]+")
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
@@ -64,9 +65,10 @@ class Formatter(logging.Formatter):
         return text
 
 
-def configure(level: str, secrets: Iterable[str] = ()) -> None:
-    """Sends every log line of the process to stdout in this form; the given secrets are masked should one slip in."""
-    handler = logging.StreamHandler(sys.stdout)
+def configure(level: str, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
+    """Sends every log line of the process to `stream`, or else stdout, in this form; the given secrets are masked
+    should one slip in."""
+    handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(Formatter(secrets))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     _log.setLevel(level)

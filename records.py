@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -154,6 +155,19 @@ class Records:
         with self._store.statement() as db:
             rows = [dict(row) for row in db.execute(query, {"most": most}).mappings()]
         return [Record(link=_link(row.pop("payload")), **row) for row in rows]
+
+
+def span(seconds: float) -> str:
+    """A time span as people say it: 5 s, 12 min, 3 h, 2 days."""
+    for unit, size, least in (("days", 86_400, 2), ("h", 3600, 2), ("min", 60, 1)):
+        if seconds >= least * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def utc(at: float) -> str:
+    """A time of the store as a date in UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _add(counts: dict[int, dict[str, int]], hour: int, kind: str, count: int) -> None:

@@ -10,6 +10,7 @@ import json
 import threading
 import time
 import uuid
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ S = TypeVar("S", bound="Store")
 SCHEMA_VERSION = 2
 PENDING, DELIVERED, PARKED, DISCARDED = "pending", "delivered", "parked", "discarded"
 REFUSED, RETRIED = "refused", (OUTAGE, LIMITED, UNAUTHORISED)  # outcomes of attempts; any other one has delivered
+ACK, LABEL_TO_TICKET, DUPLICATES, IGNORED = "ack", "label_to_ticket", "duplicates", "ignored"  # sums and histograms
+BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
+BUCKETS = (*map(str, BOUNDS_S), "+Inf")
 EMPTIED = "{}"  # the payload of an item whose customer's text is no longer kept
 _SCHEMA_LOCK = 7_265_011_701  # any number that is only ours, for PostgreSQL's advisory lock
 
@@ -201,6 +205,11 @@ class Store:
         """Adds to a sum that all processes share. It stays in memory until `save_tally`: a kill costs the last few."""
         with self._tallying:
             self._tallied[name] = self._tallied.get(name, 0.0) + amount
+
+    def observe(self, name: str, seconds: float) -> None:
+        """Counts one duration in the histogram `name`: in the sum of its bucket, and in the sum of all."""
+        self.tally(f"{name}_le_{BUCKETS[bisect_left(BOUNDS_S, seconds)]}")
+        self.tally(f"{name}_sum", seconds)
 
     def save_tally(self) -> None:
         """Adds what this process has tallied to the shared sums."""

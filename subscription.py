@@ -5,25 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import re
-import threading
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from urllib.parse import urlsplit
 
+from background import Loop
 from catch_up import CatchUp
 from config import Config
 from inbox import Inbox
 from khoros_client import EVENT_NAME, KhorosClient, Subscription
-from logfmt import event, where
-from outbound import ServiceError
-from store import StoreUnavailable
+from logfmt import event
+from outbound import AuthFailed, ServiceError
+from store import Store
 
 NOTIFICATIONS_PATH = "/notifications"
 WATCH_S = 3600.0
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0, 60.0)
 TURN_S = 20.0  # a process that is killed in its turn holds the others up so long
 SUBSCRIBED, PAUSED, DELETED = "subscribed", "paused", "deleted"
-FAILED, NO_ADDRESS, STARTING = "failed", "no_address", "starting"
+FAILED, REFUSED, NO_ADDRESS, STARTING = "failed", "refused", "no_address", "starting"
 LEFT_PAUSED = (
     "a person paused it in Khoros, and the service leaves it so; to go on: flask --app app subscription resume"
 )
@@ -48,6 +48,12 @@ class Connection:
     upserted_at: float = 0.0
 
 
+def connection(store: Store) -> Connection:
+    """Where the subscription stands. Raises StoreUnavailable."""
+    kept = store.recall("connection")
+    return Connection(**json.loads(kept)) if kept else Connection()
+
+
 class Subscriber:
     """Subscribes in the background, looks again every hour and fetches what was missed; processes take turns."""
 
@@ -56,14 +62,11 @@ class Subscriber:
         self._started_at: float | None = None
         self._failures = 0
         self._warned: set[str] = set()
-        self._stopping = False
-        self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="subscription", daemon=True)
+        self.loop = Loop("subscription", self.step)
 
     def connection(self) -> Connection:
         """Where things stand. Raises StoreUnavailable."""
-        kept = self._inbox.recall("connection")
-        return Connection(**json.loads(kept)) if kept else Connection()
+        return connection(self._inbox)
 
     # The public address
 
@@ -78,9 +81,13 @@ class Subscriber:
             event("address_learned", url=f"https://{host}")
             if self.connection().state == SUBSCRIBED:  # under the address that Khoros held
                 self.look_again()
-            self._wake.set()
+            self.loop.wake()
         elif known != f"https://{host}":
             self._warn("address_ignored", host=host, reason=f"the address is {known}; to change it set PUBLIC_URL")
+
+    def public_url(self) -> str:
+        """The service's own address, configured or learned; "" when unknown. Raises StoreUnavailable."""
+        return self._config.public_url or self._inbox.recall("public_url") or ""
 
     def _may_be_ours(self, host: str) -> bool:
         name = re.escape(self._config.heroku_app_name.lower()) or "[a-z0-9][a-z0-9-]*"
@@ -88,7 +95,7 @@ class Subscriber:
 
     def _address(self, held: Subscription | None) -> str:
         """Our notificationUri: configured, learned, or what Khoros holds from an earlier start; "" when unknown."""
-        if address := self._config.public_url or self._inbox.recall("public_url"):
+        if address := self.public_url():
             return address + NOTIFICATIONS_PATH
         before = self._inbox.recall("address_khoros_held") or ""
         parts = urlsplit(held.notification_uri if held else "")
@@ -142,7 +149,7 @@ class Subscriber:
                     "subscription_reactivated", logging.ERROR, subscription=held.uuid, reason="Khoros had disabled it"
                 )
         except ServiceError as error:
-            return Connection(FAILED, str(error))
+            return Connection(REFUSED if isinstance(error, AuthFailed) else FAILED, str(error))
         return Connection(SUBSCRIBED, "", held.uuid, held.created_date, upserted_at=upserted_at)
 
     def _subscribe(self, held: Subscription | None, uri: str, *, first: bool) -> Subscription:
@@ -157,6 +164,7 @@ class Subscriber:
         if not first:
             reason = "it was gone" if held is None else "it was changed"
             event("subscription_mended", logging.WARNING, reason=reason, subscription=made.uuid)
+            self._inbox.remember("subscription_mended_at", str(self._inbox.now()))
         disabled = held is not None and held.status == "DISABLED" and made.uuid == held.uuid
         return replace(made, status="DISABLED") if disabled else made
 
@@ -217,26 +225,3 @@ class Subscriber:
         if (key := f"{name} {fields}") not in self._warned:
             self._warned.add(key)
             event(name, logging.WARNING, **fields)
-
-    # The thread
-
-    def start(self) -> None:
-        """Keeps stepping in the background."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stops after the step that is under way; nothing waits for it."""
-        self._stopping = True
-        self._wake.set()
-
-    def _run(self) -> None:
-        while not self._stopping:
-            try:
-                wait_s = self.step()
-            except StoreUnavailable:  # the delivery's own loop says so
-                wait_s = RETRY_S[2]
-            except Exception as error:
-                event("subscription_broken", logging.ERROR, error=where(error))
-                wait_s = RETRY_S[-1]
-            self._wake.wait(wait_s)
-            self._wake.clear()

@@ -718,7 +718,8 @@ def test_a_started_service_subscribes_and_turns_a_notification_into_a_ticket(
     assert post(client, notification("e1", "twitter:1")).status_code == 202
     wait_for(lambda: zendesk.tickets and not client.get("/health").get_json()["pending"])
     relay.stop()
-    relay.subscriber._thread.join(10)
+    relay.subscriber.loop.join(10)
+    relay.upkeep.loop.join(10)
     assert [ticket.external_id for ticket in zendesk.tickets] == ["twitter:1"]
     assert {"subscribed", "zendesk_connected", "ticket_created"} <= set(events(caplog))
     assert not {"zendesk_api_token", "sqlite_on_heroku", "delivery_broken", "subscription_broken"} & set(events(caplog))
@@ -736,7 +737,8 @@ def test_a_start_warns_of_api_tokens_and_of_sqlite_on_heroku(
     relay = relay_of(new_app(replace(config, on_dyno=True, **weak)))
     relay.start()
     relay.stop()
-    relay.subscriber._thread.join(10)
+    relay.subscriber.loop.join(10)
+    relay.upkeep.loop.join(10)
     assert "2027-04-30" in fields(caplog, "zendesk_api_token")["reason"]
     told = fields(caplog, "sqlite_on_heroku")
     assert told["level"] == logging.ERROR and "heroku addons:create heroku-postgresql" in told["reason"]

@@ -256,10 +256,10 @@ def parked(inbox: Inbox) -> Inbox:
 
 def test_what_is_parked_is_listed_without_anyones_words(runner: FlaskCliRunner, parked: Inbox) -> None:
     result = runner.invoke(args=["inbox", "list"])
-    unreadable, refused, total = result.output.splitlines()
+    _, unreadable, refused, total = result.output.splitlines()
     assert (refused.split()[0], unreadable.split()[0], result.exit_code) == ("1", "2", 0)
     assert "twitter:1" in refused and "Zendesk answered 422" in refused and " -  " in unreadable
-    assert total == "2 parked. Send again with: inbox retry ID" and TEXT not in result.output
+    assert total == "2 parked. Send again with: flask --app app inbox retry ITEM" and TEXT not in result.output
 
 
 def test_nothing_parked_is_said_so(runner: FlaskCliRunner) -> None:

@@ -169,9 +169,9 @@ def test_every_field_of_the_form_is_an_object_that_says_whether_it_is_required(
         assert not ("value" in entry and "generator" in entry), name
 
 
-def test_heroku_makes_up_the_bearer_token(form: dict[str, dict[str, Any]]) -> None:
+def test_heroku_makes_up_the_secrets_that_nobody_else_knows(form: dict[str, dict[str, Any]]) -> None:
     generated = [name for name, entry in form.items() if entry.get("generator") == "secret"]
-    assert generated == ["NOTIFICATION_BEARER_TOKEN"]
+    assert generated == ["NOTIFICATION_BEARER_TOKEN", "STATUS_PASSWORD"]
 
 
 def test_heroku_finds_one_kind_of_requirements() -> None:

@@ -66,7 +66,8 @@ def upserts(khoros: FakeKhoros) -> int:
 
 def states(caplog: pytest.LogCaptureFixture) -> list[str]:
     """The changes of state that were logged."""
-    return events(caplog, "subscribed", "subscription_failed", "subscription_no_address", "subscription_paused")
+    names = ("failed", "refused", "no_address", "paused")
+    return events(caplog, "subscribed", *(f"subscription_{name}" for name in names))
 
 
 def only(khoros: FakeKhoros) -> FakeSubscription:
@@ -259,9 +260,10 @@ def test_what_is_wrong_is_said_once_in_words_that_lead_on(
     for _ in range(3):
         clock.advance(subscriber.step())
     connection = subscriber.connection()
-    assert (connection.state, khoros.subscriptions) == ("failed", []) and words in connection.detail
-    assert states(caplog) == ["subscription_failed"]
-    assert words in fields(caplog, "subscription_failed")["reason"]
+    state = "refused" if "SPREDFAST_API_TOKEN" in words else "failed"
+    assert (connection.state, khoros.subscriptions) == (state, []) and words in connection.detail
+    assert states(caplog) == [f"subscription_{state}"]
+    assert words in fields(caplog, f"subscription_{state}")["reason"]
 
 
 @SQLITE
@@ -272,7 +274,7 @@ def test_another_fault_is_news(
         khoros.faults.clear()
         khoros.faults.outage(status)
         clock.advance(subscriber.step())
-    assert states(caplog) == ["subscription_failed"] * 3
+    assert states(caplog) == ["subscription_failed", "subscription_refused", "subscription_failed"]
 
 
 @SQLITE
@@ -506,38 +508,11 @@ def test_a_retired_subscription_stays_deleted_over_a_restart_until_told_otherwis
 
 
 def test_in_the_background_it_subscribes_and_stops_when_told(subscriber: Subscriber, khoros: FakeKhoros) -> None:
-    subscriber.start()
+    subscriber.loop.start()
     wait_for(lambda: subscriber.connection().state == "subscribed")
-    subscriber.stop()
-    subscriber._thread.join(10)
-    assert not subscriber._thread.is_alive() and upserts(khoros) == 1
-
-
-@pytest.mark.parametrize("fault", ["store", "bug"])
-@SQLITE
-def test_nothing_ends_the_background_work(
-    fault: str, config: Config, inbox: Inbox, caplog: pytest.LogCaptureFixture
-) -> None:
-    steps = []
-
-    class Broken(Subscriber):
-        def step(self) -> float:
-            steps.append(1)
-            self._wake.set()  # so that nobody waits
-            if len(steps) == 3:
-                self.stop()
-            if fault == "bug":
-                raise KeyError("My order never came, I am furious")
-            return super().step()
-
-    nowhere = Inbox("sqlite:////nowhere/at/all/relay.db")
-    made = new_subscriber(config, inbox if fault == "bug" else nowhere)
-    made.__class__ = Broken
-    made.start()
-    made._thread.join(10)
-    nowhere.close()
-    assert len(steps) == 3 and not made._thread.is_alive()
-    assert events(caplog) == (["subscription_broken"] * 3 if fault == "bug" else [])
+    subscriber.loop.stop()
+    subscriber.loop.join(10)
+    assert not subscriber.loop.running and upserts(khoros) == 1
 
 
 # The address, learned from the first visit
