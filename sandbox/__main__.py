@@ -16,7 +16,9 @@ from pathlib import Path
 
 import requests
 
+from sandbox.demo import DemoPage
 from sandbox.khoros import FakeKhoros
+from sandbox.loglines import is_health_check
 from sandbox.relay import Relay, RelayFailed, free_port
 from sandbox.server import Server
 from sandbox.zendesk import FakeZendesk
@@ -24,17 +26,18 @@ from sandbox.zendesk import FakeZendesk
 LABEL = "CreateCase"
 POSTS = 3
 PATIENCE_S = 30.0
+WINDOW_S = 10  # the play Zendesk's "minute": nobody watches a page for a real one
 
 
 @dataclass(frozen=True)
 class Demo:
-    """All three, running."""
+    """All three, running, and the page that shows them."""
 
     khoros: FakeKhoros
     zendesk: FakeZendesk
     relay: Relay
-    inbox_url: str
-    tickets_url: str
+    page: DemoPage
+    url: str  # of the page
 
 
 def main() -> int:
@@ -49,7 +52,7 @@ def main() -> int:
         signal.signal(number, lambda *_: stopped.set())
     try:
         with ExitStack() as stack:
-            demo = start(stack, any_port=once, echo=None if once else say)
+            demo = start(stack, any_port=once, echo=None if once else tell)
             return run_once(demo, stopped) if once else run(demo, stopped)
     except RelayFailed as failure:
         say(str(failure))
@@ -60,7 +63,7 @@ def start(stack: ExitStack, *, any_port: bool, echo: Callable[[str], None] | Non
     """Starts all three; `stack` ends them again."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-demo-")))
     khoros = FakeKhoros(token=secrets.token_hex(16), label_name=LABEL)
-    zendesk = FakeZendesk(client_secret=secrets.token_hex(16), user_email="")
+    zendesk = FakeZendesk(client_secret=secrets.token_hex(16), user_email="", window_s=WINDOW_S)
     stack.callback(khoros.close)
     stack.callback(zendesk.faults.clear)
     inbox = stack.enter_context(Server(khoros.app, 0 if any_port else free_port(8001)))
@@ -69,11 +72,15 @@ def start(stack: ExitStack, *, any_port: bool, echo: Callable[[str], None] | Non
     relay = Relay(env={}, port=0 if any_port else free_port(8000), echo=echo)
     relay.env = settings(khoros, zendesk, inbox.url, tickets.url, relay.url, folder)
     stack.callback(relay.stop)
+    page = DemoPage(khoros, zendesk, relay)
+    stack.callback(page.close)
+    shown = stack.enter_context(Server(page.app, 0 if any_port else free_port(8080)))
     if echo:
-        echo(f"Inbox:   {inbox.url}\nTickets: {tickets.url}\nRelay:   {relay.url}\n")
-        echo(f"Put the label {LABEL} on a post in the inbox; look at the tickets. Ctrl-C ends it. The relay's log:\n")
+        echo(f"\n  Open  {shown.url}  in a browser.\n")
+        echo(f"That page has it all. Alone: inbox {inbox.url}, tickets {tickets.url}, relay {relay.url}.")
+        echo("Ctrl-C ends it. The relay's log:\n")
     relay.start().wait_ready()
-    return Demo(khoros, zendesk, relay, inbox.url, tickets.url)
+    return Demo(khoros, zendesk, relay, page, shown.url)
 
 
 def settings(
@@ -95,9 +102,9 @@ def settings(
 
 
 def run(demo: Demo, stopped: threading.Event) -> int:
-    """Leaves everything running until somebody ends it, or the relay ends by itself."""
+    """Leaves everything running until somebody ends it, or the relay ends by itself: not killed from the page."""
     while not stopped.wait(0.2):
-        if not demo.relay.running:
+        if not demo.relay.running and not demo.page.killed:
             say("The relay has ended.")
             return 1
     say("Ending.")
@@ -165,6 +172,12 @@ def report(demo: Demo, labelled: dict[str, float]) -> int:
 
 def say(line: str) -> None:
     print(line, flush=True)
+
+
+def tell(line: str) -> None:
+    """Says a line of the relay's log, unless it is about the page asking how the relay is."""
+    if not is_health_check(line):
+        say(line)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
@@ -27,8 +28,8 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from sandbox.calls import Call, Recorder
 from sandbox.faults import Faults, control
-from sandbox.pages import ago, hue, initials, is_api, protect
-from sandbox.posts import network_of, new_post, posts_at
+from sandbox.pages import ago, is_api, portrait, protect, refuse_strangers
+from sandbox.posts import OTHER_LABELS, network_of, new_post, posts_at
 
 LABEL_APPLIED = "stream-item-label-applied"
 EVENT_NAMES = {
@@ -171,11 +172,16 @@ class FakeKhoros:
 
     def label_many(self, n: int, label: str | None = None) -> list[str]:
         """Makes `n` new posts, applies the label to each, and gives the posts' ids."""
+        fresh = self.add_posts(n)
+        for post_id in fresh:
+            self.label(post_id, label or self.label_name)
+        return fresh
+
+    def add_posts(self, n: int) -> list[str]:
+        """Makes `n` new posts and gives their ids."""
         with self._lock:
             fresh = [new_post(len(self._posts) + i, self._clock()) for i in range(n)]
             self._posts |= {post["entityId"]: post for post in fresh}
-        for post in fresh:
-            self.label(post["entityId"], label or self.label_name)
         return [post["entityId"] for post in fresh]
 
     def repeat(self, event_uuid: str) -> None:
@@ -290,6 +296,7 @@ class FakeKhoros:
         app.register_blueprint(control(self.faults, self.state))
         app.register_error_handler(_Refused, _refusal)
         app.register_error_handler(HTTPException, _http_error)
+        app.before_request(refuse_strangers)
         app.after_request(protect)
 
     def _guarded(self, view: Callable[..., Any]) -> Callable[..., Response]:
@@ -406,28 +413,33 @@ class FakeKhoros:
 
     # The page.
 
-    def _page(self) -> str:
+    def inbox_view(self, limit: int = 100, leave_out: Collection[str] = ()) -> dict[str, Any]:
+        """What a page with the inbox shows: the `limit` newest posts but those left out, and what became of them."""
         with self._lock:
-            posts, subscriptions = list(self._posts.values()), list(self._subscriptions.values())
+            posts = [post for post in self._posts.values() if post["entityId"] not in leave_out]
+            subscriptions = list(self._subscriptions.values())
             newest = {e.notification["data"]["items"][0]["entityId"]: key for key, e in self._events.items()}
             pushes = {push.event_uuid: push for push in self._pushes}
+            times_pushed = Counter(push.event_uuid for push in self._pushes)
             pushing = self._under_way > 0
-        posts.sort(key=lambda post: post["createdDate"], reverse=True)
-        return render_template(
-            "khoros.html",
-            posts=posts[:100],
-            count=len(posts),
-            subscriptions=subscriptions,
-            label_name=self.label_name,
-            events=newest,
-            pushes=pushes,
-            zendesk_page_url=self.zendesk_page_url,
-            pushing=pushing,
-            network_of=network_of,
-            initials=initials,
-            hue=hue,
-            ago=lambda created: ago(self._clock() - datetime.fromisoformat(created).timestamp()),
-        )
+        posts.sort(key=lambda post: str(post["createdDate"]), reverse=True)
+        return {
+            "posts": posts[:limit],
+            "post_count": len(posts),
+            "subscriptions": subscriptions,
+            "label_name": self.label_name,
+            "labels": (self.label_name, *OTHER_LABELS),
+            "events": newest,
+            "pushes": pushes,
+            "times_pushed": times_pushed,
+            "pushing": pushing,
+            "network_of": network_of,
+            "portrait": portrait,
+            "posted_ago": lambda created: ago(self._clock() - datetime.fromisoformat(created).timestamp()),
+        }
+
+    def _page(self) -> str:
+        return render_template("khoros.html", **self.inbox_view(), zendesk_page_url=self.zendesk_page_url)
 
     def _label_over_http(self) -> AnyResponse:
         post_id = request.form.get("post", "")

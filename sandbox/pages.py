@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
+from typing import NamedTuple
+
 from flask import Response, request
 
 PAGES = ("/static/", "/_sandbox/", "/agent/", "/inbox/", "/favicon.ico")
+SKINS = ("#f6d7c3", "#eabf9f", "#cf9a73", "#a06b48", "#6f4630")
+HAIRS = ("#2b2320", "#4d3425", "#8a5a32", "#c59b5a", "#7b7f86")
+CUTS = 4
 _POLICY = ("default-src 'none'", "style-src 'self'", "script-src 'self'", "img-src 'self' data:", "connect-src 'self'",
            "form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'")  # fmt: skip
 
@@ -18,19 +24,33 @@ def protect(response: Response) -> Response:
     """Lets a page load nothing from elsewhere and run no script but its own file: posts are written by strangers."""
     if not is_api(request.path):
         response.headers["Content-Security-Policy"] = "; ".join(_POLICY)
-        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers["Referrer-Policy"] = "same-origin"  # no-referrer would make our own forms' Origin "null"
+        response.headers["X-Content-Type-Options"] = "nosniff"
     return response
 
 
-def initials(name: str) -> str:
-    """Up to two letters to stand for somebody's picture."""
-    words = [word for word in name.replace(".", " ").split() if word[0].isalnum()]
-    return "".join(word[0] for word in words[:2]).upper() or "?"
+def refuse_strangers() -> tuple[str, int] | None:
+    """Refuses what a form or script of a foreign page sends to a page of ours. A shell's requests name no origin."""
+    if request.method in ("GET", "HEAD", "OPTIONS") or is_api(request.path):
+        return None
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    ours = site in ("same-origin", "none") if site else origin in (None, request.host_url.rstrip("/"))
+    return None if ours else ("This came from another page. Open the sandbox's own page and press its buttons.\n", 403)
 
 
-def hue(name: str) -> int:
-    """A colour for a name, in degrees; the same in every run."""
-    return sum(ord(char) * 37 for char in name) % 360
+class Portrait(NamedTuple):
+    """What somebody's picture is drawn with."""
+
+    hue: int  # degrees
+    skin: str
+    hair: str
+    cut: int
+
+
+def portrait(name: str) -> Portrait:
+    """A face for a name; the same in every run."""
+    seed = zlib.crc32(name.encode("utf-8", "replace"))
+    return Portrait(seed % 360, SKINS[seed // 7 % len(SKINS)], HAIRS[seed // 41 % len(HAIRS)], seed // 211 % CUTS)
 
 
 def ago(seconds: float) -> str:

@@ -15,6 +15,7 @@ NETWORKS = {
     "linkedin": "LinkedIn",
     "tiktok": "TikTok",
 }
+OTHER_LABELS = ("Praise", "Idea", "Spam")  # of the inbox' picker; nobody subscribes to them
 _SITES = {
     "twitter": "https://x.example/{name}/status/{id}",
     "facebook": "https://facebook.example/{name}/posts/{id}",
@@ -72,7 +73,10 @@ _COMPLAINTS = [
     "Charged twice for order {n}, please help 🙏",
     "The app signs me out every time I open order {n}.",
     "Is order {n} lost? Tracking says “delivered” & it is not.",
+    "Order {n} came without the filter papers 😕",
 ]
+_FIRST_NAMES = ("Amara", "Luca", "Noor", "Sofie", "Mateo", "Yuki", "Grace", "Idris", "Elif", "Oscar", "Leilani")
+_LAST_NAMES = ("Berg", "Costa", "Novak", "Haddad", "Sato", "Murphy", "Adeyemi", "Keller", "Rossi", "Singh")
 
 
 def network_of(post_id: str) -> str:
@@ -90,9 +94,10 @@ def new_post(number: int, now: float) -> dict[str, Any]:
     """A post that was never there before; `number` only varies the words."""
     network = list(NETWORKS)[number % len(NETWORKS)]
     text = _COMPLAINTS[number % len(_COMPLAINTS)].format(n=40_000 + number)
-    screen_name = f"customer{number}"
+    first, last = _FIRST_NAMES[number % len(_FIRST_NAMES)], _LAST_NAMES[number % len(_LAST_NAMES)]
+    screen_name = f"{first}{last}{number}".lower()
     post_id = str(uuid.uuid4().int)[:19]
-    return _stream_item(_Draft(network, post_id, f"Customer {number}", screen_name, number % 900, 0, text), now)
+    return _stream_item(_Draft(network, post_id, f"{first} {last}", screen_name, number % 900, 0, text), now)
 
 
 def _stream_item(draft: _Draft, posted_at: float) -> dict[str, Any]:

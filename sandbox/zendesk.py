@@ -21,13 +21,14 @@ from werkzeug.exceptions import HTTPException
 
 from sandbox.calls import Call, Recorder
 from sandbox.faults import Faults, control
-from sandbox.pages import ago, is_api, protect
+from sandbox.pages import ago, is_api, protect, refuse_strangers
 from sandbox.richtext import safe_html
 from sandbox.zendesk_rules import refusals
 from sandbox.zendesk_state import (
     AGENT_ID,
     TOKEN_LIFE_RANGE_S,
     TOKEN_LIFE_S,
+    WINDOW_S,
     FakeComment,
     FakeTicket,
     IdempotencyKeys,
@@ -65,7 +66,7 @@ class FakeZendesk:
 
     `rate_per_minute` None: no limit, the headers count down from 1,000,000. `latency_s` is spent on every ticketing
     call, half of it before the work is done and half after. An empty `client_id` or `user_email` closes that way in.
-    `inbox_page_url` is where the page links to.
+    `inbox_page_url` is where the page links to. `window_s` shortens the minute that the limit counts in.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class FakeZendesk:
         rate_per_minute: int | None = None,
         latency_s: float = 0.0,
         inbox_page_url: str | None = None,
+        window_s: int = WINDOW_S,
     ) -> None:
         self.client_id, self.client_secret = client_id, client_secret
         self.user_email, self.api_token = user_email, api_token
@@ -90,7 +92,8 @@ class FakeZendesk:
         self._made = 0  # tickets ever
         self._comments_made = 0
         self._tokens, self._keys = Tokens(clock), IdempotencyKeys(clock)
-        self._window = RateWindow(rate_per_minute, clock)
+        self._window_s = window_s
+        self._window = RateWindow(rate_per_minute, clock, window_s)
         self.app = Flask(__name__)
         self._add_routes()
         self._recorder = Recorder(self.faults.wrap(self.app.wsgi_app), clock)
@@ -129,7 +132,7 @@ class FakeZendesk:
     def set_rate(self, per_minute: int | None) -> None:
         """Sets another limit; a new minute begins with the next call."""
         with self._lock:
-            self._window = RateWindow(per_minute, self._clock)
+            self._window = RateWindow(per_minute, self._clock, self._window_s)
 
     def state(self) -> dict[str, Any]:
         """What GET /_sandbox/state answers."""
@@ -162,6 +165,7 @@ class FakeZendesk:
         app.register_blueprint(control(self.faults, self.state))
         app.register_error_handler(_Refused, _refusal)
         app.register_error_handler(HTTPException, _http_error)
+        app.before_request(refuse_strangers)
         app.after_request(self._sign)
 
     def _guarded(self, scope: str, view: View) -> View:
@@ -356,14 +360,24 @@ class FakeZendesk:
 
     # The page and its switches.
 
-    def _page(self, ticket_id: int | None = None) -> tuple[str, int]:
+    def desk_view(self, ticket_id: int | None = None, limit: int = PER_PAGE) -> dict[str, Any]:
+        """What a page with the tickets shows: the `limit` newest ones, and the one that is opened."""
         tickets = self.tickets[::-1]
         opened = next((ticket for ticket in tickets if ticket.id == ticket_id), None)
-        missing = ticket_id is not None and opened is None
-        shown: dict[str, Any] = {"tickets": tickets[:PER_PAGE], "count": len(tickets), "opened": opened}
-        words = {"safe": safe_html, "iso": iso, "ago": lambda at: ago(self._clock() - at)}
-        page = render_template("zendesk.html", **shown, **words, missing=missing, inbox_page_url=self.inbox_page_url)
-        return page, 404 if missing else 200
+        return {
+            "tickets": tickets[:limit],
+            "ticket_count": len(tickets),
+            "opened": opened,
+            "missing": ticket_id is not None and opened is None,
+            "safe": safe_html,
+            "iso": iso,
+            "since": lambda at: ago(self._clock() - at),
+        }
+
+    def _page(self, ticket_id: int | None = None) -> tuple[str, int]:
+        view = self.desk_view(ticket_id)
+        page = render_template("zendesk.html", **view, inbox_page_url=self.inbox_page_url)
+        return page, 404 if view["missing"] else 200
 
     def _set_rate_over_http(self) -> Response:
         wish = request.get_json(silent=True)

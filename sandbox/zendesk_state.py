@@ -163,10 +163,10 @@ class Rate:
 
 
 class RateWindow:
-    """Counts calls in fixed windows of a minute that begin with the first call."""
+    """Counts calls in fixed windows of a minute, or of `window_s` seconds, that begin with the first call."""
 
-    def __init__(self, per_minute: int | None, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, per_minute: int | None, clock: Clock, window_s: int = WINDOW_S) -> None:
+        self._clock, self._window_s = clock, window_s
         self.per_minute = per_minute
         self._began_at: float | None = None
         self._used = 0
@@ -183,7 +183,7 @@ class RateWindow:
 
     def now(self) -> Rate:
         self._turn()
-        left_s = WINDOW_S if self._began_at is None else self._began_at + WINDOW_S - self._clock()
+        left_s = self._window_s if self._began_at is None else self._began_at + self._window_s - self._clock()
         return Rate(self._limit, max(0, self._limit - self._used), max(1, math.ceil(left_s)))
 
     @property
@@ -191,5 +191,5 @@ class RateWindow:
         return UNLIMITED if self.per_minute is None else self.per_minute
 
     def _turn(self) -> None:
-        if self._began_at is not None and (windows := (self._clock() - self._began_at) // WINDOW_S):
-            self._began_at, self._used = self._began_at + windows * WINDOW_S, 0
+        if self._began_at is not None and (windows := (self._clock() - self._began_at) // self._window_s):
+            self._began_at, self._used = self._began_at + windows * self._window_s, 0

@@ -1,29 +1,77 @@
-// Keeps the page fresh and sends its forms without a reload. Without this script everything works, with reloads.
+// Keeps the page fresh, and sends its forms and opens its tickets without a reload. Without it all works, with reloads.
 "use strict";
-const PARTS = "[data-part]";
+const every = Number(document.body.dataset.refresh);
+const ours = new Set(["data-fresh", "data-busy", "open"]); // attributes of this window, not of the server's page
+const key = (node) => node.id || (node.dataset && node.dataset.new) || "";
+const alike = (one, other) => one.nodeName === other.nodeName && key(one) === key(other);
+
+// Makes `old` equal to `next` and leaves alone what is equal already: the focus, an open menu and the scrolling stay.
+function morph(old, next) {
+  if (old.nodeType !== Node.ELEMENT_NODE) {
+    if (old.nodeValue !== next.nodeValue) old.nodeValue = next.nodeValue;
+    return;
+  }
+  for (const { name } of [...old.attributes]) if (!ours.has(name) && !next.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name, value } of next.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  morphChildren(old, next);
+}
+
+function morphChildren(old, next) {
+  const kept = new Map([...old.children].filter(key).map((child) => [key(child), child]));
+  let place = old.firstChild;
+  for (const wanted of [...next.childNodes]) {
+    let found = key(wanted) ? kept.get(key(wanted)) : place && !(key(place)) ? place : null;
+    if (found && alike(found, wanted)) {
+      if (found === place) place = place.nextSibling;
+      else old.insertBefore(found, place);
+      morph(found, wanted);
+    } else {
+      old.insertBefore(wanted, place);
+      if (wanted.dataset && wanted.dataset.new) wanted.dataset.fresh = "";
+    }
+  }
+  while (place) {
+    const after = place.nextSibling;
+    place.remove();
+    place = after;
+  }
+}
 
 function show(html) {
   const next = new DOMParser().parseFromString(html, "text/html");
-  const focused = document.activeElement && document.activeElement.id;
-  for (const part of document.querySelectorAll(PARTS)) {
+  document.title = next.title;
+  for (const part of document.querySelectorAll("[data-part]")) {
     const fresh = next.querySelector(`[data-part="${part.dataset.part}"]`);
-    if (!fresh || fresh.innerHTML === part.dataset.shown) continue;
-    const known = new Set([...part.querySelectorAll("[data-new]")].map((element) => element.dataset.new));
-    part.dataset.shown = fresh.innerHTML;
-    part.innerHTML = fresh.innerHTML;
-    for (const element of part.querySelectorAll("[data-new]")) {
-      if (!known.has(element.dataset.new)) element.classList.add("fresh");
-    }
+    if (fresh) morph(part, fresh);
   }
-  if (focused && document.activeElement.id !== focused) document.getElementById(focused)?.focus();
 }
 
+let asked = 0;
+let last = "";
+
 async function refresh() {
-  if (document.hidden) return;
+  const mine = ++asked;
   try {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
-    if (answer.ok) show(await answer.text());
-  } catch { /* the sandbox has stopped; the page stays as it was */ }
+    const html = await answer.text();
+    if (mine !== asked || html === last) return; // something was asked after this, or nothing has changed
+    last = html;
+    show(html);
+    stopped(false);
+  } catch {
+    last = "";
+    stopped(true);
+  }
+}
+
+function stopped(is) {
+  const notice = document.querySelector(".lost");
+  if (notice && notice.hidden === is) notice.hidden = !is;
+}
+
+async function goOn() {
+  if (!document.hidden) await refresh();
+  setTimeout(goOn, every);
 }
 
 document.addEventListener("submit", async (event) => {
@@ -32,13 +80,26 @@ document.addEventListener("submit", async (event) => {
   if (form.dataset.busy) return;
   form.dataset.busy = "yes"; // not disabled: that would take the focus away
   try {
-    const answer = await fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)) });
-    show(await answer.text());
+    await fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form, event.submitter)) });
   } catch {
-    form.submit();
+    stopped(true);
   } finally {
     delete form.dataset.busy;
   }
+  await refresh();
 });
 
-setInterval(refresh, 2000);
+document.addEventListener("click", async (event) => {
+  const link = event.target.closest("a[data-open]");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+  event.preventDefault();
+  history.pushState(null, "", link.href);
+  await refresh();
+  const opened = document.getElementById("opened");
+  opened.scrollTop = 0;
+  opened.scrollIntoView({ block: "nearest" });
+});
+
+addEventListener("popstate", refresh);
+addEventListener("visibilitychange", () => document.hidden || refresh());
+setTimeout(goOn, every);

@@ -1,0 +1,36 @@
+"""The relay's log lines, taken apart for a page."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+_PAIR = re.compile(r'([\w.]+)=("(?:[^"\\]|\\.)*"|\S*)')
+
+
+class LogLine(NamedTuple):
+    """One line: its number from the first start on, its level, its event and its other fields."""
+
+    number: int
+    level: str
+    event: str
+    fields: list[tuple[str, str]]
+
+
+def read_line(number: int, line: str) -> LogLine:
+    """A logfmt line in its parts; what is no logfmt becomes an event of its own words."""
+    pairs = [(name, _bare(value)) for name, value in _PAIR.findall(line)]
+    known = dict(pairs)
+    if "at" not in known or "event" not in known:
+        return LogLine(number, "info", line, [])
+    rest = [(name, value) for name, value in pairs if name not in ("at", "event")]
+    return LogLine(number, known["at"], known["event"], rest)
+
+
+def is_health_check(line: str) -> bool:
+    """Whether the line only tells that somebody asked how the relay is, as the page does all the time."""
+    return "event=request " in line and 'path="/health"' in line
+
+
+def _bare(value: str) -> str:
+    return re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value
