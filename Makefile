@@ -10,11 +10,11 @@ RECENT = import sys; sys.exit(sys.version_info < (3, 11))
 BRANCHES = import json, sys; t = json.load(sys.stdin)["totals"]; p = t["percent_branches_covered"]; \
 	print(f"Branches covered: {p:.1f} %; at least 95 % are needed."); sys.exit(p < 95)
 
-.PHONY: help setup demo test run format
+.PHONY: help setup demo test run format screenshot
 
 help:
 	@echo "make TARGET, where TARGET is one of"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' Makefile | expand -t 12
 
 setup: $(STAMP) ## Makes .venv and installs everything into it; again only when requirements change. PYTHON=python3.13 picks the Python.
 
@@ -34,6 +34,9 @@ run: $(STAMP) ## Runs the relay as a server does, with the settings in .env (see
 format: $(STAMP) ## Formats the code and mends what ruff can mend by itself.
 	$(BIN)/python -m ruff format .
 	$(BIN)/python -m ruff check --fix .
+
+screenshot: $(STAMP) ## Takes the README's picture of the demo again, with this machine's Chromium or Chrome.
+	$(BIN)/python -m sandbox.screenshot
 
 $(STAMP): requirements.txt requirements-dev.txt
 	@test -x $(BIN)/pip || $(PYTHON) -c '$(RECENT)' || \

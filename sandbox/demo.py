@@ -21,9 +21,9 @@ from sandbox.zendesk import FakeZendesk
 
 BURST = 200
 SHOWN_POSTS = SHOWN_TICKETS = 30
-SHOWN_LINES = 80
+SHOWN_LINES = 60
 CUT = "cut"  # the "level" of the line that stands for what a killed process could not write
-ASK_EVERY_S = 0.4  # however many windows are open
+ASK_EVERY_S = 0.25  # however many windows are open
 
 CLOSED = {  # what the relay's /health calls the ways in which Zendesk is not to be had
     "outage": "Zendesk does not answer. Nothing is lost: the posts wait here, one keeps trying, then all go.",
@@ -92,18 +92,17 @@ class DemoPage:
 
     # What is shown
 
-    def _page(self, ticket_id: int | None = None) -> str:
+    def _page(self, ticket_id: int | None = None) -> tuple[str, int]:
         tickets = self.zendesk.tickets
         standing = self.standing()
         newest = tickets[-1].id if tickets else None
         ticket_of = {ticket.external_id: ticket for ticket in tickets}
         inbox = self.khoros.inbox_view(SHOWN_POSTS, self._in_bursts)
         desk = self.zendesk.desk_view(ticket_id or newest, SHOWN_TICKETS)
-        return render_template(
+        page = render_template(
             "demo.html",
             **inbox,
             **desk,
-            chosen=ticket_id,
             ticket_of=ticket_of,
             burst=self._burst_shown(ticket_of.keys()),
             burst_size=BURST,
@@ -115,6 +114,7 @@ class DemoPage:
             mode=MODES[self.mode],
             relay_url=self.relay.url,
         )
+        return page, 404 if desk["missing"] else 200
 
     def standing(self) -> Standing:
         """How the relay is doing; asked anew every now and then."""

@@ -177,10 +177,10 @@ class FakeKhoros:
             self.label(post_id, label or self.label_name)
         return fresh
 
-    def add_posts(self, n: int) -> list[str]:
-        """Makes `n` new posts and gives their ids."""
+    def add_posts(self, n: int, **changes: Any) -> list[str]:
+        """Makes `n` new posts, with these of their fields changed, and gives their ids."""
         with self._lock:
-            fresh = [new_post(len(self._posts) + i, self._clock()) for i in range(n)]
+            fresh = [new_post(len(self._posts) + i, self._clock()) | changes for i in range(n)]
             self._posts |= {post["entityId"]: post for post in fresh}
         return [post["entityId"] for post in fresh]
 

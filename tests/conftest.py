@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from browser import browser  # noqa: F401 - a fixture, for whoever asks for it
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import AXE_FOLDER, AXE_VERSION, BROWSERS
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -221,6 +222,14 @@ def test_ci_runs_the_tests_and_the_demo() -> None:
         "make demo ARGS=--once",
     ]
     assert "- run: .ci/run\n" in text(".github/workflows/ci.yml")
+
+
+def test_ci_skips_no_test_of_a_page() -> None:
+    before = text(".ci/run").partition("\nmake test\n")[0]
+    assert "\nexport BROWSER_TESTS=required\n" in before
+    assert f"\nnpm install --silent --no-save --prefix {AXE_FOLDER.name} axe-core@{AXE_VERSION}\n" in before
+    for browser in BROWSERS:
+        assert f" {browser} " in before
 
 
 # The requirements
