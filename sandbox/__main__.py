@@ -76,7 +76,7 @@ def start(stack: ExitStack, *, any_port: bool, echo: Callable[[str], None] | Non
     stack.callback(page.close)
     shown = stack.enter_context(Server(page.app, 0 if any_port else free_port(8080)))
     if echo:
-        echo(f"\n  Open  {shown.url}  in a browser.\n")
+        echo(f"\n==> Open {shown.url} in a browser. <==\n")
         echo(f"That page has it all. Alone: inbox {inbox.url}, tickets {tickets.url}, relay {relay.url}.")
         echo("Ctrl-C ends it. The relay's log:\n")
     relay.start().wait_ready()

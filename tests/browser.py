@@ -49,8 +49,9 @@ def opened(browser: Browser, url: str, width: int = 1280, height: int = 800, **c
     try:
         page.goto(url)
         yield page
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert told == []
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width, f"the page is {wide} px wide and scrolls sideways in {width} px"
+        assert not told, told
     finally:
         window.close()
 
