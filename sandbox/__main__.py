@@ -28,6 +28,8 @@ POSTS = 3
 PATIENCE_S = 30.0
 WINDOW_S = 10  # the play Zendesk's "minute": nobody watches a page for a real one
 
+STATUS_PASSWORD = "demo-status-page"  # shown to whoever opens the demo; only this machine reaches it
+
 
 @dataclass(frozen=True)
 class Demo:
@@ -97,6 +99,7 @@ def settings(
         "ZENDESK_CLIENT_SECRET": zendesk.client_secret,
         "NOTIFICATION_BEARER_TOKEN": secrets.token_hex(32),
         "PUBLIC_URL": relay_url,
+        "STATUS_PASSWORD": STATUS_PASSWORD,
         "DATABASE_URL": f"sqlite:///{folder / 'relay.db'}",
     }
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import requests
 from flask import Flask, Response, redirect, render_template, request
@@ -18,6 +18,7 @@ from sandbox.modes import MODES, set_mode
 from sandbox.pages import protect, refuse_strangers
 from sandbox.relay import Relay
 from sandbox.zendesk import FakeZendesk
+from sandbox.zendesk_state import FakeTicket
 
 BURST = 200
 SHOWN_POSTS = SHOWN_TICKETS = 30
@@ -34,10 +35,11 @@ CLOSED = {  # what the relay's /health calls the ways in which Zendesk is not to
 
 @dataclass(frozen=True)
 class Burst:
-    """Posts that were labelled together, and how many of them have their ticket."""
+    """Posts that were labelled together, how many of them have a ticket, and how many have more than one."""
 
     size: int
     ticketed: int
+    twice: int
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class DemoPage:
             "/inbox/burst": self._label_burst,
             "/inbox/twice": self._send_twice,
             "/_sandbox/zendesk": self._switch_zendesk,
+            "/_sandbox/refuse": self._refuse_next,
             "/_sandbox/relay/kill": self._kill_relay,
             "/_sandbox/relay/start": self._start_relay,
         }
@@ -104,7 +107,7 @@ class DemoPage:
             **inbox,
             **desk,
             ticket_of=ticket_of,
-            burst=self._burst_shown(ticket_of.keys()),
+            burst=self._burst_shown(tickets),
             burst_size=BURST,
             standing=standing,
             story=story(standing, self.killed, self.mode, bool(tickets)),
@@ -113,6 +116,7 @@ class DemoPage:
             modes=MODES.values(),
             mode=MODES[self.mode],
             relay_url=self.relay.url,
+            status_password=self.relay.env.get("STATUS_PASSWORD"),
         )
         return page, 404 if desk["missing"] else 200
 
@@ -148,9 +152,9 @@ class DemoPage:
         except (requests.RequestException, ValueError, KeyError):
             return Standing(running=True)
 
-    def _burst_shown(self, ticketed: Any) -> Burst | None:
-        posts = self._burst
-        return Burst(len(posts), sum(post in ticketed for post in posts)) if posts else None
+    def _burst_shown(self, tickets: list[FakeTicket]) -> Burst | None:
+        posts, made = self._burst, Counter(ticket.external_id for ticket in tickets)
+        return Burst(len(posts), sum(made[p] > 0 for p in posts), sum(made[p] > 1 for p in posts)) if posts else None
 
     # What the buttons do
 
@@ -190,6 +194,9 @@ class DemoPage:
         set_mode(self.zendesk, request.form["mode"])
         self.mode = request.form["mode"]
 
+    def _refuse_next(self) -> None:
+        self.zendesk.faults.fail(1, 422, path="/api/v2/tickets", method="POST")
+
     def _kill_relay(self) -> None:
         if self.relay.running:
             self.killed = True
@@ -215,7 +222,10 @@ def story(standing: Standing, killed: bool, mode: str, any_ticket: bool) -> tupl
     if standing.waiting:
         return "wait", "Posts are on their way to Zendesk."
     if standing.parked:
-        return "bad", "Zendesk refused a post. It is parked for a person; all others were delivered."
+        return (
+            "bad",
+            "Zendesk refused a post. It is parked: a person looks at it on the status page and sends it again.",
+        )
     if any_ticket:
         return "good", "Everything is delivered. Nothing waits."
     return "good", "Everything is connected. Give a post the label CreateCase and watch it become a ticket."

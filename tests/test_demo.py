@@ -39,8 +39,8 @@ def create_app():
     return app
 """
 EVIL = "<script>alert(1)</script>"
-BUTTONS = ("/inbox/label", "/inbox/repeat", "/inbox/burst", "/inbox/twice", "/_sandbox/zendesk", "/_sandbox/relay/kill",
-           "/_sandbox/relay/start")  # fmt: skip
+BUTTONS = ("/inbox/label", "/inbox/repeat", "/inbox/burst", "/inbox/twice", "/_sandbox/zendesk", "/_sandbox/refuse",
+           "/_sandbox/relay/kill", "/_sandbox/relay/start")  # fmt: skip
 
 
 @pytest.fixture
@@ -167,6 +167,27 @@ def test_a_label_and_a_burst_are_applied_in_khoros(client: FlaskClient, khoros: 
     assert f"0 of {BURST}" in page and "Praise: no ticket" in page
 
 
+def test_of_a_burst_it_says_how_many_have_a_ticket_and_how_many_have_two(
+    client: FlaskClient, khoros: FakeKhoros, zendesk: FakeZendesk
+) -> None:
+    known = set(khoros.posts)
+    client.post("/inbox/burst")
+    posts = [post for post in khoros.posts if post not in known]
+    for post in posts[1:]:
+        make_ticket(zendesk, post)
+    assert f"{BURST - 1} of {BURST}</span> have their ticket." in client.get("/").text
+    make_ticket(zendesk, posts[0])
+    assert "have their ticket: none lost, none twice." in client.get("/").text
+    make_ticket(zendesk, posts[0])
+    assert "have their ticket: none lost, 1 twice." in client.get("/").text
+
+
+def make_ticket(zendesk: FakeZendesk, post: str) -> None:
+    body = {"ticket": {"subject": "s", "comment": {"body": "b"}, "external_id": post}}
+    login = ("agent@acme.example/token", zendesk.api_token)
+    assert zendesk.app.test_client().post("/api/v2/tickets", json=body, auth=login).status_code == 201
+
+
 def test_one_event_is_sent_twice(client: FlaskClient, khoros: FakeKhoros) -> None:
     with Server(lambda environ, start: (start("202 Accepted", []), [b""])[1]) as hook:
         subscribe(khoros, hook.url)
@@ -281,7 +302,7 @@ def test_there_is_no_other_switch(zendesk: FakeZendesk) -> None:
         (Standing(True, True, "unauthorised", 1, 5, 0), False, "refusing logins", "refuses the relay's login"),
         (Standing(True, True, "outage", 1, 5, 0), False, "healthy", "Zendesk is well again"),
         (Standing(True, True, "open", 0, 5, 0), False, "slow", "on their way"),
-        (Standing(True, True, "open", 0, 0, 1), False, "healthy", "It is parked"),
+        (Standing(True, True, "open", 0, 0, 1), False, "healthy", "It is parked:"),
         (Standing(True, True, "open", 0, 0, 0), False, "healthy", "Everything is delivered"),
     ],
 )
