@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import AXE_FOLDER, AXE_VERSION, BROWSERS
+from browser import AXE_FOLDER, AXE_VERSION
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from config import VARIABLES, Config, ConfigError
+from sandbox.screenshot import BROWSERS
 
 ROOT = Path(__file__).parent.parent
 HEROKU_SCHEMA = ROOT.parent / "shared" / "specs" / "heroku-app.schema.json"
