@@ -99,8 +99,12 @@ def test_another_label_makes_no_ticket_and_the_page_says_so(page: Page, demo: De
 
 @both_widths
 def test_the_same_event_twice_is_one_ticket(page: Page, demo: Demo) -> None:
+    known, written = set(demo.khoros.posts), len(demo.relay.output)
     page.locator("#twice").click()
-    post = page.locator(".post").filter(has_text="sent 2 times").first
+    demo.relay.wait_for_line("accepted=0 duplicates=1", after=written)
+    [post_id] = set(demo.khoros.posts) - known
+    post = page.locator(f'[id="{post_id}"]')
+    expect(post).to_contain_text("sent 2 times")
     expect(post.get_by_role("link", name="Ticket #")).to_be_visible()
     expect(page.locator("#relay .log")).to_contain_text("duplicates=1")
     expect(page.locator("#waiting")).to_have_text("0")
@@ -109,9 +113,11 @@ def test_the_same_event_twice_is_one_ticket(page: Page, demo: Demo) -> None:
 
 @both_widths
 def test_while_zendesk_is_down_posts_wait_and_afterwards_all_go(page: Page, demo: Demo) -> None:
+    before = len(demo.zendesk.tickets)
     switch(page, "Down")
     page.locator("#burst").click()
     expect(page.locator("#waiting")).to_have_text(str(BURST))
+    assert len(demo.zendesk.tickets) == before
     expect(page.locator("#story")).to_contain_text("Zendesk does not answer")
     switch(page, "Healthy")
     expect(page.locator("#burst-done")).to_have_text(f"{BURST} of {BURST}")
