@@ -50,6 +50,7 @@ def opened(browser: Browser, url: str, width: int = 1280, height: int = 800, **c
     try:
         page.goto(url)
         yield page
+        page.wait_for_load_state()
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, f"the page is {wide} px wide and scrolls sideways in {width} px"
         assert not told, told
