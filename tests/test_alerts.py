@@ -344,6 +344,26 @@ def test_it_is_told_once_when_it_is_well_again(inbox: Inbox, alerts: Alerts, web
     ]
 
 
+def test_every_loss_of_the_subscription_is_told(inbox: Inbox, alerts: Alerts, webhook: Webhook, clock: Clock) -> None:
+    """What was labelled meanwhile may have to be labelled again: one message for two losses would lose posts."""
+    inbox.remember("connection", json.dumps(asdict(Connection(FAILED, "Khoros answered 500"))))
+    alerts.step()
+    clock.advance(PATIENCE_S)
+    alerts.step()
+    inbox.remember("connection", json.dumps(asdict(Connection(SUBSCRIBED))))
+    for _ in range(2):
+        inbox.remember("subscription_mended_at", str(clock.now))
+        alerts.step()
+        clock.advance(QUIET_S - 1)
+        alerts.step()
+        clock.advance(5)
+    told = [
+        "not subscribed" in text or "label those again" in text or WELL["subscription"] in text
+        for text in webhook.taken
+    ]
+    assert told == [True] * 4 and sum("label those again" in text for text in webhook.taken) == 2
+
+
 @BOTH
 def test_two_processes_send_one_message(config: Config, inbox: Inbox, other: Inbox, webhook: Webhook) -> None:
     park(inbox)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from conftest import TEXT, Clock, compose, engine_url, events, fields, new_config, new_item, new_post, rows, wait_for
 
 from alerts import Alerts
@@ -146,6 +147,12 @@ def test_a_purge_waits_for_no_other_on_postgresql(postgresql: Any, emptied: Call
     inbox.accept([new_item("e1", "p:1"), new_item("e2", "p:2")])
     with inbox._engine.begin() as db:
         db.exec_driver_sql("UPDATE inbox SET state = 'delivered', settled_at = 1")
+
+    @sa.event.listens_for(other._engine, "connect")
+    def impatient(connection: Any, _: object) -> None:
+        connection.execute("SET lock_timeout = '2s'")
+        connection.commit()
+
     with inbox._engine.begin() as db:
         db.exec_driver_sql("UPDATE inbox SET payload = '{}' WHERE event_uuid = 'e1'")
         assert other.purge(1) == 1
