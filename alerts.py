@@ -20,14 +20,15 @@ from subscription import FAILED, NO_ADDRESS, PAUSED, REFUSED
 
 QUIET_S = 3600.0  # at most one message per subject in this time
 PATIENCE_S = 120.0  # Khoros may be away so long before anyone is told
-MENDED_S = 600.0  # how long a lost subscription is spoken of after it was mended
-TURN_S = 60.0
+MENDED_S = 7200.0  # how long a lost subscription is spoken of after it was mended: longer than QUIET_S
+TURN_S = 120.0  # longer than a webhook that hangs can make the five subjects take
 WELL = {
     "parked": "Nothing is parked any more.",
     "waiting": "Posts no longer wait: Zendesk takes them again.",
     "zendesk_credentials": "Zendesk takes the relay's credentials again.",
     "khoros_credentials": "Khoros takes the relay's access token again.",
     "subscription": "The relay is subscribed in Khoros.",
+    "lost_labels": "",  # it was well again when it was told
 }
 
 
@@ -83,7 +84,8 @@ def _subscription_troubles(now: Standing) -> dict[str, Trouble]:
         return {"subscription": Trouble(f"Labels make no tickets: {detail}.", again=False)}
     if now.now - MENDED_S < now.mended_at <= now.now:
         said = "The subscription was gone or changed in Khoros and was made anew. Posts labelled in the hour before may"
-        return {"subscription": Trouble(f"{said} have made no ticket: label those again.", again=False)}
+        text = f"{said} have made no ticket: label those again."
+        return {"lost_labels": Trouble(text, level=int(now.mended_at), again=False)}
     return {}
 
 
@@ -102,8 +104,9 @@ def _news(subject: str, trouble: Trouble | None, told: Told, now: float) -> tupl
     if trouble is None:
         text = WELL[subject] if told.level else ""
         return text, Told(told_at=told.told_at)
-    told = replace(told, since=now if told.since is None else told.since, level=min(told.level, trouble.level))
-    lasted = now - (told.since or now) >= trouble.after_s
+    since = now if told.since is None else min(told.since, now)  # the clock may have been set back
+    told = replace(told, since=since, level=min(told.level, trouble.level))
+    lasted = now - since >= trouble.after_s
     quiet = told.told_at is not None and 0 <= now - told.told_at < QUIET_S
     if not lasted or quiet or (told.level >= trouble.level and not trouble.again):
         return "", told
@@ -126,9 +129,10 @@ class Alerts:
             return
         try:
             kept, news = self._news()  # once more: another process may have told it meanwhile
-            sent = {subject: told for subject, (text, told) in news.items() if not text or self._send(subject, text)}
-            whole = {subject: asdict(told) for subject, told in {**kept, **sent}.items()}
-            self._inbox.remember("alerts", json.dumps(whole))
+            for subject, (text, told) in news.items():
+                if not text or self._send(subject, text):
+                    kept[subject] = told  # at once: whoever ends us now must not have it told again
+                    self._inbox.remember("alerts", json.dumps({name: asdict(known) for name, known in kept.items()}))
         finally:
             self._inbox.end_turn("alerting")
 

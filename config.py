@@ -112,7 +112,7 @@ class Config:
             catch_up_s=60.0 * read("CATCH_UP_MINUTES", _number, 5),
             poll_s=read("POLL_SECONDS", _positive, 15),
             status_password=read("STATUS_PASSWORD", _long_secret, ""),
-            alert_url=read("ALERT_WEBHOOK_URL", _https_url, ""),
+            alert_url=read("ALERT_WEBHOOK_URL", _webhook_url, ""),
             alert_after_s=60.0 * read("ALERT_AFTER_MINUTES", _positive, 10),
             retention_s=DAY_S * read("RETENTION_DAYS", _number, 30),
             log_level=read("LOG_LEVEL", _log_level, cls.log_level),
@@ -197,6 +197,13 @@ def _pattern(value: str) -> re.Pattern[str]:
 
 
 def _https_url(value: str) -> str:
+    if "?" in value:
+        raise ValueError("must be a plain address without a user name, a space, ? or #")
+    return _webhook_url(value).rstrip("/")
+
+
+def _webhook_url(value: str) -> str:
+    """Its secret may be in a query: https://chat.googleapis.com/…?key=…&token=…"""
     try:
         parts = urlsplit(value)
         host, _ = parts.hostname or "", parts.port
@@ -206,9 +213,9 @@ def _https_url(value: str) -> str:
         raise ValueError("is not a web address that begins with https://")
     if parts.scheme == "http" and not _is_loopback(host):
         raise ValueError("must begin with https://, or the secrets sent there could be read on the way")
-    if parts.username is not None or re.search(r"[\s?#]", value):
-        raise ValueError("must be a plain address without a user name, a space, ? or #")
-    return value.rstrip("/")
+    if parts.username is not None or re.search(r"[\s#]", value):
+        raise ValueError("must be a plain address without a user name, a space or #")
+    return value
 
 
 def _is_loopback(host: str) -> bool:

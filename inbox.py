@@ -299,6 +299,7 @@ class Inbox(Store):
         call it until it is 0. Ids and ticket numbers stay, so that nothing is ever made twice."""
         before = db.execute(self.select_now).scalar_one() - older_than_s
         old = sa.select(items.c.id).where(still_full, items.c.settled_at < before).limit(PURGE_AT_ONCE)
+        old = old.with_for_update(skip_locked=True)  # another process may be at it
         return db.execute(items.update().where(items.c.id.in_(old)).values(payload=EMPTIED, body=None)).rowcount
 
     # Inside

@@ -86,7 +86,11 @@ _ATTEMPTS = (
     .where(attempts.c.item_id.in_(sa.bindparam("of_ids", expanding=True)))
     .order_by(attempts.c.item_id, attempts.c.id)
 )
-_BY_STATE = [(state, sa.select(sa.func.count()).where(is_in(state))) for state in (PENDING, PARKED, DISCARDED)]
+_COUNTED = (PENDING, PARKED, DISCARDED)  # few, and each with an index or rare; the delivered are the rest
+_BY_STATE = sa.select(
+    sa.select(sa.func.count()).select_from(items).scalar_subquery(),
+    *(sa.select(sa.func.count()).where(is_in(state)).scalar_subquery() for state in _COUNTED),
+)
 _RETRIES = sa.select(attempts.c.outcome, sa.func.count()).where(was_retried).group_by(attempts.c.outcome)
 
 
@@ -102,10 +106,11 @@ class Records:
 
     def find(self, name: str) -> list[Record]:
         """The items of one event uuid, post id or ticket number, newest first; a number may also be an item's."""
+        if not name.isprintable():  # no id is like that, and PostgreSQL refuses NUL
+            return []
         same = [items.c.event_uuid == name, items.c.entity_id == name]
-        if re.fullmatch(r"#?[0-9]{1,18}", name):
-            number = int(name.lstrip("#"))
-            same += [items.c.ticket_id == number, items.c.id == number]
+        if (its := number(name)) is not None:
+            same += [items.c.ticket_id == its, items.c.id == its]
         return self._records(_RECORDS.where(sa.or_(*same)), FOUND_AT_MOST)
 
     def item(self, item_id: int) -> Record | None:
@@ -127,9 +132,8 @@ class Records:
     def by_state(self) -> dict[str, int]:
         """How many items are in each state."""
         with self._store.statement() as db:
-            counts = {state: db.execute(count).scalar_one() for state, count in _BY_STATE}
-            everything = db.execute(sa.select(sa.func.count()).select_from(items)).scalar_one()
-        return {DELIVERED: max(0, everything - sum(counts.values())), **counts}
+            everything, *counts = db.execute(_BY_STATE).one()  # one statement, so that they fit together
+        return {DELIVERED: everything - sum(counts), **dict(zip(_COUNTED, counts, strict=True))}
 
     def retries(self) -> dict[str, int]:
         """How many attempts there were that had to be made again, by cause."""
@@ -140,21 +144,27 @@ class Records:
         """The last 24 hours, oldest first; the last one is under way."""
         now = self._store.now()
         first = int(now // 3600) - HOURS + 1
-        hour = sa.cast(attempts.c.at, sa.BigInteger) // 3600
+        second = sa.cast(attempts.c.at, sa.BigInteger)  # PostgreSQL rounds, SQLite cuts off
+        hour = (second - sa.cast(second > attempts.c.at, sa.Integer)) // 3600
         tried = sa.select(hour, attempts.c.outcome, sa.func.count()).where(attempts.c.at >= first * 3600)
         unread = sa.select(items.c.received_at).where(is_in(PARKED), items.c.attempts == 0)
         counts: dict[int, dict[str, int]] = {first + n: {} for n in range(HOURS)}
         with self._store.statement() as db:
-            for number, outcome, count in db.execute(tried.group_by(hour, attempts.c.outcome)):
-                _add(counts, number, _kind(outcome), count)
+            for at, outcome, count in db.execute(tried.group_by(hour, attempts.c.outcome)):
+                _add(counts, at, _kind(outcome), count)
             for (at,) in db.execute(unread.where(items.c.received_at >= first * 3600)):
                 _add(counts, int(at // 3600), "parked", 1)
-        return [Hour(at=number * 3600.0, **kinds) for number, kinds in counts.items()]
+        return [Hour(at=at * 3600.0, **kinds) for at, kinds in counts.items()]
 
     def _records(self, query: sa.Select[Any], most: int) -> list[Record]:
         with self._store.statement() as db:
             rows = [dict(row) for row in db.execute(query, {"most": most}).mappings()]
         return [Record(link=_link(row.pop("payload")), **row) for row in rows]
+
+
+def number(word: str) -> int | None:
+    """The ticket's or item's number that people write as 12 or #12; None when it is none."""
+    return int(word.lstrip("#")) if re.fullmatch(r"#?[0-9]{1,18}", word) else None
 
 
 def span(seconds: float) -> str:
@@ -185,6 +195,6 @@ def _link(payload: str) -> str | None:
     """The post's address, when it is a plain web address."""
     try:
         link = StreamItem.parse(json.loads(payload)["item"]).link
-    except (KeyError, Unreadable):
+    except (KeyError, RecursionError, Unreadable):
         return None
     return link if is_web_address(link) else None

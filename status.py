@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 import metrics
 from logfmt import event
-from records import Hour, span, utc
+from records import Hour, number, span, utc
 from zendesk_client import API_TOKENS_END
 
 REALM = 'Basic realm="Khoros to Zendesk relay", charset="UTF-8"'
@@ -21,22 +21,35 @@ FORM_LIFE_S = 12 * 3600
 LATEST = 50
 PLOT_HEIGHT, BAR_WIDTH = 120, 10
 KINDS = ("delivered", "retried", "parked")
+PATHS = ("/status", "/status/retry", "/metrics")
 
 pages = Blueprint("status", __name__)
 
 
-@pages.before_request
+@pages.before_app_request
 def admit() -> Response | None:
-    """Lets in who knows the password. Comes before anything of the request's body is read."""
+    """Lets in who knows the password, whatever the method. Comes before anything of the request's body is read."""
+    if request.path not in PATHS:
+        return None
     password = current_app.extensions["relay"].config.status_password
     if not password:
         abort(404, "This page is off. To have it, set STATUS_PASSWORD.")
-    given = request.authorization.password if request.authorization else None
-    if hmac.compare_digest((given or "").encode(), password.encode()):
+    given = _given_password()
+    if hmac.compare_digest(given.encode(), password.encode()):
         return None
     if given:
         event("status_refused", logging.WARNING, path=request.path, reason="wrong password")
-    return Response("The password is STATUS_PASSWORD; any user name will do.\n", 401, {"WWW-Authenticate": REALM})
+    said = "The password is STATUS_PASSWORD; any user name will do.\n"
+    return Response(said, 401, {"WWW-Authenticate": REALM}, "text/plain")
+
+
+def _given_password() -> str:
+    """The password that came with the request, "" when none did or it cannot be read."""
+    try:
+        offered = request.authorization
+    except ValueError:  # Werkzeug stumbles over signs beyond ASCII
+        return ""
+    return (offered.password or "") if offered and offered.type == "basic" else ""
 
 
 @pages.get("/status")
@@ -71,7 +84,7 @@ def retry() -> AnyResponse:
         _forms().loads(request.form.get("token", ""), max_age=FORM_LIFE_S)
     except BadSignature:
         abort(400, "This form is too old or not ours: open /status again and press the button there.")
-    item_id = request.form.get("id", type=int)
+    item_id = number(request.form.get("id", ""))
     relay = current_app.extensions["relay"]
     sent = relay.inbox.retry([item_id]) if item_id is not None else 0
     if sent:
@@ -86,7 +99,7 @@ def figures() -> Response:
     relay = current_app.extensions["relay"]
     now = relay.standing()
     if now is None:
-        return Response("The database is not to be had: see the log.\n", 503)
+        return Response("The database is not to be had: see the log.\n", 503, mimetype="text/plain")
     shown = metrics.exposition(now, relay.records, relay.inbox.sums())
     return Response(shown, content_type="text/plain; version=0.0.4; charset=utf-8")
 

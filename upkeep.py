@@ -26,8 +26,8 @@ class Upkeep:
         self._alerts.step()
         now = self._inbox.now()
         if self._purged_at is None or not 0 <= now - self._purged_at < PURGE_EVERY_S:
-            self._purged_at = now
             purge(self._inbox, self._retention_s)
+            self._purged_at = now
         return STEP_S
 
 

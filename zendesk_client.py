@@ -233,7 +233,8 @@ def _code(payload: object) -> str | None:
 
 
 def _request_id(headers: Mapping[str, str]) -> str | None:
-    return headers.get("x-zendesk-request-id") or headers.get("x-request-id")
+    given = headers.get("x-zendesk-request-id") or headers.get("x-request-id") or ""
+    return given[:200] or None  # it is kept in a column
 
 
 def _rate(headers: Mapping[str, str]) -> RateLimit | None:

@@ -375,3 +375,28 @@ def test_no_secret_is_in_the_message_even_when_the_secret_is_what_is_wrong(name:
     assert f"  {name} " in str(caught.value)
     chain = [caught.value, caught.value.__cause__, caught.value.__context__]
     assert [secret for secret in SECRETS if any(secret in repr(error) for error in chain)] == []
+
+
+# The webhook's address
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://hooks.slack.com/services/T0/B0/made-up",
+        "https://chat.googleapis.com/v1/spaces/A/messages?key=made-up&token=made-up%3D",
+        "https://hooks.example/ends-with/",
+        "http://127.0.0.1:9/hook",
+    ],
+)
+def test_a_webhook_is_called_at_the_very_address_that_was_given(url: str) -> None:
+    assert Config.from_env(SMALLEST | {"ALERT_WEBHOOK_URL": url}).alert_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://hooks.example/made-up", "https://me:made-up@hooks.example/", "hooks.example/made-up", "https://h/#made-up"]
+    + ["https://", "javascript:made-up", "https://h/made up", "https://[made-up", "https://h:made-up/"],
+)
+def test_a_webhook_that_is_no_secure_web_address_is_refused_without_being_repeated(url: str) -> None:
+    assert "made" not in fault("ALERT_WEBHOOK_URL", url).partition("Where to get it")[0]

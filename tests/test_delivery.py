@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from conftest import Clock, new_item
@@ -14,6 +15,7 @@ from delivery import CHECK_ID, KEY_LIFE_S, LEASE_S, PARALLEL, Delivery
 from gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED
 from inbox import Claim, Inbox, Item, NewItem, Settled
 from outbound import Unavailable
+from records import Records
 from sandbox.server import Server
 from sandbox.zendesk import FakeZendesk
 from store import StoreUnavailable
@@ -564,3 +566,108 @@ def test_says_so_when_it_has_to_leave_something_behind(
     delivery.stop(0.01)
     assert "stopped_in_flight" in events(caplog) or zendesk.tickets
     wait_for(lambda: not delivery._flying)
+
+
+# The record of attempts
+
+
+def tried(inbox: Inbox) -> list[tuple[Any, ...]]:
+    """Every attempt: the item, its number, what came of it, the status, the code and whether a request id is kept."""
+    return [
+        (a.item_id, a.number, a.outcome, a.status, a.code, bool(a.zendesk_request_id))
+        for a in Records(inbox).attempts(range(1, 20))
+    ]
+
+
+def test_every_outcome_leaves_one_record(delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock) -> None:
+    inbox.accept([new_item("e1", "twitter:1")])
+    zendesk.faults.fail(1, 503, method="POST", path="/api")
+    zendesk.faults.reset(1, method="POST", path="/api")
+    zendesk.faults.fail(1, 429, retry_after=2, method="POST", path="/api")
+    zendesk.faults.fail(1, 403, method="POST", path="/api")
+    drain(delivery, clock)
+    inbox.accept([new_item("e2", "twitter:1")])
+    drain(delivery, clock)
+    inbox.accept([new_item("e3", "twitter:3")])
+    refusal = json.dumps({"error": "RecordInvalid", "details": {"subject": [{"error": "Blank"}]}}).encode()
+    zendesk.faults.fail(1, 422, body=refusal, content_type="application/json", method="POST", path="/api/v2/tickets")
+    drain(delivery, clock)
+    assert tried(inbox) == [
+        (1, 1, OUTAGE, 503, "DatabaseDeadlock", False),
+        (1, 2, OUTAGE, None, None, False),
+        (1, 3, LIMITED, 429, "APIRateLimitExceeded", False),
+        (1, 4, UNAUTHORISED, 403, "Forbidden", False),
+        (1, 5, "ticket_created", 201, None, True),
+        (2, 1, "note_added", 200, None, True),
+        (3, 1, "refused", 422, "RecordInvalid subject:Blank", False),
+    ]
+    assert Records(inbox).retries() == {OUTAGE: 2, LIMITED: 1, UNAUTHORISED: 1}
+
+
+def test_an_attempt_is_known_by_zendesks_name_for_it_and_when_it_was_made(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandbox.zendesk.uuid.uuid4", lambda: UUID(int=7))
+    inbox.accept([new_item()])
+    delivery.deliver_due()
+    [attempt] = Records(inbox).attempts([1])
+    assert attempt.zendesk_request_id == UUID(int=7).hex
+    assert 0 < attempt.took_s < 30 and attempt.at == pytest.approx(clock.now - attempt.took_s)
+
+
+def test_an_attempt_whose_lease_was_lost_is_recorded_too(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    inbox.accept([new_item()])
+    [late] = inbox.claim(8, LEASE_S, delivery._compose).items
+    clock.advance(LEASE_S)
+    delivery.deliver_due()
+    delivery.deliver(late)
+    assert sorted((number, outcome) for _, number, outcome, *_ in tried(inbox)) == [
+        (1, "ticket_created"),
+        (2, "ticket_created"),
+    ]
+    assert len(zendesk.tickets) == 1
+
+
+def test_an_attempt_nobody_lived_to_record_leaves_a_gap(delivery: Delivery, inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item()])
+    inbox.claim(8, LEASE_S, delivery._compose)
+    clock.advance(LEASE_S)
+    delivery.deliver_due()
+    assert [number for _, number, *_ in tried(inbox)] == [2]
+
+
+@pytest.mark.parametrize("status", [201, 422, 503])
+def test_an_overlong_name_of_a_call_keeps_nothing_from_being_recorded(
+    status: int, delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk
+) -> None:
+    """PostgreSQL refuses what is too long for a column; the post would be sent again and again."""
+    inner = zendesk.app.wsgi_app
+
+    def with_odd_headers(environ: Any, start_response: Any) -> Any:
+        def start(said: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            kept = [pair for pair in headers if pair[0].lower() != "x-zendesk-request-id"]
+            return start_response(said, [*kept, ("x-zendesk-request-id", "\xe9" * 5000)], *more)
+
+        return inner(environ, start)
+
+    zendesk.app.wsgi_app = with_odd_headers  # type: ignore[method-assign]
+    if status != 201:
+        zendesk.faults.fail(1, status, method="POST", path="/api")
+    inbox.accept([new_item()])
+    delivery.deliver_due()
+    assert [attempt[3] for attempt in tried(inbox)] == [status]
+
+
+def test_no_record_of_an_attempt_holds_a_customers_words(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    said = "My order never came"
+    refusal = json.dumps({"error": "RecordInvalid", "description": said, "details": {"base": [{"description": said}]}})
+    zendesk.faults.fail(1, 422, body=refusal.encode(), content_type="application/json", method="POST", path="/api")
+    inbox.accept([NewItem("e1", "twitter:1", {"labels": [], "item": {"entityId": "twitter:1", "text": said}})])
+    drain(delivery, clock)
+    [attempt] = Records(inbox).attempts([1])
+    [record] = Records(inbox).find("e1")
+    assert attempt.code == "RecordInvalid base" and said not in f"{attempt} {record}"

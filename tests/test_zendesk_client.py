@@ -16,7 +16,7 @@ import pytest
 import responses
 
 from outbound import Answer, AuthFailed, Limited, Rejected, ServiceError, Unavailable
-from zendesk_client import RateLimit, Ticket, ZendeskClient, read_answer
+from zendesk_client import Answered, RateLimit, Ticket, ZendeskClient, read_answer
 
 SPEC = Path(__file__).parents[2] / "shared" / "specs" / "zendesk-tickets-openapi.json"
 BASE = "https://acme.zendesk.com"
@@ -683,3 +683,17 @@ def test_no_error_repeats_a_secret_or_a_customers_text(
             assert [secret for secret in SECRETS if secret in repr(caught.value)] == []
         zendesk.remove("POST", TICKETS)
     assert [secret for secret in SECRETS if secret in repr(client) + repr(basic)] == []
+
+
+def test_each_thread_knows_its_own_latest_answer(zendesk: responses.RequestsMock, basic: ZendeskClient) -> None:
+    user = {"user": {"id": 1, "role": "agent"}}
+    zendesk.get(ME, json=user, headers={"x-zendesk-request-id": "z-1"})
+    zendesk.get(ME, status=503, headers={"x-request-id": "r-2"})
+    assert basic.answered == Answered()
+    basic.me()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: basic.answered).result() == Answered()
+        with pytest.raises(Unavailable):
+            pool.submit(basic.me).result()
+        assert pool.submit(lambda: basic.answered).result() == Answered(503, "r-2")
+    assert basic.answered == Answered(200, "z-1")

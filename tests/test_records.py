@@ -1,0 +1,327 @@
+"""What people are shown of the inbox: found by any of its names, without a word of a customer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from conftest import TEXT, Clock, compose, new_item
+
+from gate import LIMITED, OUTAGE, UNAUTHORISED, Gate
+from inbox import Attempt, Inbox, Item, NewItem
+from records import Hour, Records, number, span, utc
+from store import DELIVERED, DISCARDED, PARKED, PENDING, StoreUnavailable
+
+HOUR_S = 3600.0
+BOTH = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """SQLite, unless a test asks for both kinds."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return f"sqlite:///{tmp_path / 'relay.db'}"
+    emptied: Callable[[], str] = request.getfixturevalue("emptied")
+    return emptied()
+
+
+@pytest.fixture
+def records(inbox: Inbox) -> Records:
+    return Records(inbox)
+
+
+def keep(gate: Gate, now: float) -> Gate:
+    return gate
+
+
+def settle(inbox: Inbox, outcome: str, state: str = DELIVERED, **values: Any) -> Item:
+    """Sends the next item that waits, with this outcome."""
+    [item] = inbox.claim(1, 15, compose).items
+    if state == DELIVERED:
+        values = {"ticket_id": 1000 + item.id, **values}
+    inbox.settle(item, {"state": state, **values}, keep, Attempt(outcome, 0.5, 201, None, f"z-{item.id}"))
+    return item
+
+
+def linked(link: object) -> NewItem:
+    return NewItem("e1", "twitter:1", {"labels": [], "item": {"entityId": "twitter:1", "text": TEXT, "link": link}})
+
+
+# Finding
+
+
+@BOTH
+def test_an_item_is_found_by_its_event_its_post_its_ticket_and_its_number(inbox: Inbox, records: Records) -> None:
+    inbox.accept([new_item("event-1", "twitter:1"), new_item("event-1", "twitter:2")])
+    inbox.accept([new_item("event-2", "twitter:1")])
+    settle(inbox, "ticket_created", ticket_id=35436)
+    by_name = {
+        name: [record.id for record in records.find(name)]
+        for name in ("event-1", "twitter:1", "35436", "#35436", "2", "#2", "event", "twitter:%", "35437", "", "-1")
+    }
+    assert by_name == {
+        "event-1": [2, 1],
+        "twitter:1": [3, 1],
+        "35436": [1],
+        "#35436": [1],
+        "2": [2],
+        "#2": [2],
+        "event": [],
+        "twitter:%": [],
+        "35437": [],
+        "": [],
+        "-1": [],
+    }
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "name", ["\x00", "twitter:1\x00", "\ud83d", "\udcff", "'; DROP TABLE inbox; --", "9" * 40, "١٢"]
+)
+def test_no_search_can_upset_the_database(name: str, inbox: Inbox, records: Records) -> None:
+    inbox.accept([new_item("event-1", "twitter:1")])
+    assert records.find(name) == []
+    assert len(records.find("twitter:1")) == 1
+
+
+def test_a_ticket_of_many_events_is_shown_up_to_a_hundred(inbox: Inbox, records: Records) -> None:
+    inbox.accept([new_item(f"event-{n}", "twitter:1") for n in range(103)])
+    found = records.find("twitter:1")
+    assert [record.event_uuid for record in (found[0], found[-1])] == ["event-102", "event-3"]
+
+
+def test_the_latest_come_first_of_all_or_of_one_state(inbox: Inbox, records: Records) -> None:
+    inbox.accept([new_item("e1", "p:1")])
+    inbox.accept([new_item("e2", "p:2")])
+    settle(inbox, "ticket_created")
+    inbox.accept([NewItem("unreadable:1", "", {"unreadable": TEXT}, reason="eventName is missing")])
+    assert [record.id for record in records.latest()] == [3, 2, 1]
+    assert [record.id for record in records.latest(most=2)] == [3, 2]
+    assert [[record.id for record in records.latest(state)] for state in (PENDING, DELIVERED, PARKED)] == [
+        [2],
+        [1],
+        [3],
+    ]
+
+
+@BOTH
+def test_a_record_tells_all_but_the_words(inbox: Inbox, records: Records, clock: Clock) -> None:
+    inbox.accept([linked("https://x.example/1")])
+    clock.advance(7)
+    settle(inbox, "ticket_created", ticket_id=35436)
+    record = records.item(1)
+    assert record is not None and TEXT not in str(record)
+    assert astuple(record) == (
+        *(1, "e1", "twitter:1", "push", None, DELIVERED, None, 1),
+        *(clock.now - 7, clock.now + 15, clock.now, 35436, "https://x.example/1"),
+    )
+    assert records.item(2) is None
+
+
+@pytest.mark.parametrize(
+    "link",
+    ["javascript:alert(1)", "JavaScript:alert(1)", "data:text/html,x", "//x.example", "x", "", None, 7, ["https://x"]]
+    + ["https://", "https://x.example/a b", "\x01javascript:alert(1)", "https://[", "vbscript:x", "file:///etc/passwd"],
+)
+def test_only_a_web_address_becomes_a_link(link: object, inbox: Inbox, records: Records) -> None:
+    inbox.accept([linked(link)])
+    [record] = records.latest()
+    assert record.link is None
+
+
+def test_a_payload_is_shown_as_it_came_until_it_is_emptied(inbox: Inbox, records: Records) -> None:
+    inbox.accept([linked("https://x.example/1")])
+    settle(inbox, "ticket_created")
+    assert records.payload(1) == linked("https://x.example/1").payload
+    inbox.purge(-1)
+    assert records.payload(1) is None and records.payload(2) is None
+    [record] = records.find("twitter:1")
+    assert (record.link, record.ticket_id, record.attempts) == (None, 1001, 1)
+
+
+@pytest.mark.parametrize("payload", ['{"unreadable": [1]}', '{"item": 1}', '{"item": {}}', '{"item": ' + "[" * 200_000])
+def test_what_could_not_be_read_has_no_link_and_hides_nothing_else(
+    payload: str, inbox: Inbox, records: Records
+) -> None:
+    inbox.accept([linked("https://x.example/1"), NewItem("e2", "", {}, reason="unreadable")])
+    with inbox._engine.begin() as db:
+        db.exec_driver_sql("UPDATE inbox SET payload = ? WHERE event_uuid = 'e2'", (payload,))
+    assert [(record.event_uuid, record.link) for record in records.latest()][::-1] == [
+        ("e2", None),
+        ("e1", "https://x.example/1"),
+    ]
+
+
+# Attempts and counts
+
+
+@BOTH
+def test_attempts_are_listed_by_item_in_the_order_they_were_made(inbox: Inbox, records: Records, clock: Clock) -> None:
+    inbox.accept([new_item("e1", "p:1")])
+    settle(inbox, OUTAGE, PENDING, delay_s=0.0)
+    clock.advance(60)
+    settle(inbox, "ticket_created")
+    inbox.accept([new_item("e2", "p:2")])
+    settle(inbox, "ticket_created")
+    start = clock.now - 60.5
+    assert [astuple(attempt) for attempt in records.attempts([2, 1])] == [
+        (1, 1, start, 0.5, OUTAGE, 201, None, "z-1"),
+        (1, 2, start + 60, 0.5, "ticket_created", 201, None, "z-1"),
+        (2, 1, start + 60, 0.5, "ticket_created", 201, None, "z-2"),
+    ]
+    assert records.attempts([]) == []
+
+
+@BOTH
+def test_states_are_counted_whole(inbox: Inbox, records: Records) -> None:
+    assert records.by_state() == {DELIVERED: 0, PENDING: 0, PARKED: 0, DISCARDED: 0}
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(6)])
+    for _ in range(3):
+        settle(inbox, "ticket_created")
+    settle(inbox, "refused", PARKED)
+    settle(inbox, "refused", PARKED)
+    inbox.discard([5])
+    assert records.by_state() == {DELIVERED: 3, PENDING: 1, PARKED: 1, DISCARDED: 1}
+
+
+@BOTH
+def test_a_post_that_comes_in_meanwhile_is_never_counted_as_delivered(
+    inbox: Inbox, records: Records, other: Inbox
+) -> None:
+    """Prometheus takes a counter that falls for one that began anew, and counts everything once more."""
+    inbox.accept([new_item("e0", "p:0")])
+    settle(inbox, "ticket_created")
+    came = iter(range(1, 50))
+
+    @sa.event.listens_for(inbox._engine, "after_cursor_execute")
+    def meanwhile(*_: object) -> None:
+        other.accept([new_item(f"e{next(came)}", "p:1")])
+
+    counts = records.by_state()
+    assert next(came) > 1 and counts[DELIVERED] == 1
+
+
+def test_retries_are_counted_by_cause(inbox: Inbox, records: Records) -> None:
+    assert records.retries() == {OUTAGE: 0, LIMITED: 0, UNAUTHORISED: 0}
+    inbox.accept([new_item()])
+    for outcome in (OUTAGE, OUTAGE, LIMITED):
+        settle(inbox, outcome, PENDING, delay_s=0.0)
+    settle(inbox, "ticket_created")
+    assert records.retries() == {OUTAGE: 2, LIMITED: 1, UNAUTHORISED: 0}
+
+
+@BOTH
+def test_records_of_an_empty_database_are_empty(records: Records) -> None:
+    assert (records.latest(), records.find("e1"), records.attempts([1]), records.payload(1)) == ([], [], [], None)
+    assert sum(hour.delivered + hour.retried + hour.parked for hour in records.hours()) == 0
+
+
+def test_a_store_that_is_down_says_so() -> None:
+    inbox = Inbox("sqlite:////nowhere/at/all/relay.db")
+    records = Records(inbox)
+    for ask in (records.latest, records.by_state, records.retries, records.hours):
+        with pytest.raises(StoreUnavailable):
+            ask()
+    inbox.close()
+
+
+# The last day
+
+
+def busy(hours: list[Hour]) -> dict[int, tuple[int, int, int]]:
+    """The hours in which something happened, counted back from this one: delivered, retried, parked."""
+    return {
+        n - 23: (h.delivered, h.retried, h.parked) for n, h in enumerate(hours) if h.delivered + h.retried + h.parked
+    }
+
+
+@BOTH
+def test_the_last_day_is_told_hour_by_hour_the_oldest_first(inbox: Inbox, records: Records, clock: Clock) -> None:
+    clock.now = 24 * HOUR_S * 19_000 + 5.0  # just past midnight
+    for outcome, state in (("ticket_created", DELIVERED), (OUTAGE, PENDING), ("refused", PARKED)):
+        inbox.accept([new_item(f"e-{outcome}", f"p:{outcome}")])
+        settle(inbox, outcome, state, **({"delay_s": 0.0} if state == PENDING else {}))
+        clock.advance(HOUR_S)
+    settle(inbox, "note_added")
+    inbox.accept([NewItem("unreadable:1", "", {"unreadable": 1}, reason="no eventName")])
+    hours = records.hours()
+    assert len(hours) == 24 and [b.at - a.at for a, b in zip(hours, hours[1:], strict=False)] == [HOUR_S] * 23
+    assert hours[-1].at == clock.now - 5.0
+    assert busy(hours) == {-3: (1, 0, 0), -2: (0, 1, 0), -1: (0, 0, 1), 0: (1, 0, 1)}
+
+
+@BOTH
+@pytest.mark.parametrize("into_s", [0.0, 0.4, 1799.9, 3599.4, 3599.6, 3599.999])
+def test_an_attempt_counts_in_the_hour_it_began_in(into_s: float, inbox: Inbox, records: Records, clock: Clock) -> None:
+    """SQLite cuts a time off to whole seconds, PostgreSQL rounds it."""
+    inbox.accept([new_item()])
+    clock.now = HOUR_S * 472_223 + into_s + 0.5  # an attempt takes half a second here
+    settle(inbox, "ticket_created")
+    clock.now = HOUR_S * 472_224 + 1.0
+    assert busy(records.hours()) == {-1: (1, 0, 0)}
+
+
+def test_what_is_a_day_old_or_more_is_gone_from_the_last_day(inbox: Inbox, records: Records, clock: Clock) -> None:
+    clock.now = HOUR_S * 472_223
+    inbox.accept([new_item("e1", "p:1"), NewItem("unreadable:1", "", {"unreadable": 1}, reason="no eventName")])
+    clock.now += 0.5
+    settle(inbox, "ticket_created")
+    clock.now = HOUR_S * (472_223 + 23) + 3599.0
+    assert busy(records.hours()) == {-23: (1, 0, 1)}
+    clock.advance(1)
+    assert busy(records.hours()) == {}
+
+
+def test_a_clock_set_back_leaves_the_hours_to_come_out(inbox: Inbox, records: Records, clock: Clock) -> None:
+    inbox.accept([new_item("e1", "p:1"), NewItem("unreadable:1", "", {"unreadable": 1}, reason="no eventName")])
+    settle(inbox, "ticket_created")
+    clock.advance(-5 * HOUR_S)
+    hours = records.hours()
+    assert len(hours) == 24 and busy(hours) == {}
+
+
+# How it is said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (-5, "0 s"),
+        (0, "0 s"),
+        (59, "59 s"),
+        (60, "1 min"),
+        (7199, "120 min"),
+        (7200, "2 h"),
+        (172_799, "48 h"),
+        (172_800, "2 days"),
+        (8_640_000, "100 days"),
+    ],
+)
+def test_a_time_span_is_said_as_people_say_it(seconds: float, said: str) -> None:
+    assert span(seconds) == said
+
+
+def test_a_time_is_said_in_utc() -> None:
+    assert utc(1_700_000_000.9) == "2023-11-14 22:13:20"
+
+
+@pytest.mark.parametrize(
+    ("word", "its"),
+    [
+        ("12", 12),
+        ("#12", 12),
+        ("0", 0),
+        ("9" * 18, 10**18 - 1),
+        ("9" * 19, None),
+        ("", None),
+        ("#", None),
+        ("##1", None),
+    ]
+    + [("-1", None), ("1_0", None), ("1.0", None), (" 1", None), ("1\n", None), ("١", None), ("x", None)],
+)
+def test_a_number_is_one_that_the_database_can_hold(word: str, its: int | None) -> None:
+    assert number(word) == its

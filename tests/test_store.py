@@ -1,0 +1,240 @@
+"""What all processes share: sums and histograms, the tables of an earlier release, the indexes that serve."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from conftest import Clock, compose, engine_url, new_item, rows
+
+from gate import Gate
+from inbox import Inbox
+from records import Records
+from store import BOUNDS_S, BUCKETS, StoreUnavailable, _metadata
+
+
+def break_sums(inbox: Inbox) -> None:
+    """Lets every change of the sums fail, as a full disk does."""
+    inbox.now()  # opens an empty database
+    with inbox._engine.begin() as db:
+        stop = "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        db.exec_driver_sql(f"CREATE TRIGGER full_sums BEFORE INSERT ON sums {stop}")
+
+
+@pytest.fixture
+def sqlite_inbox(tmp_path: Path, clock: Clock) -> Iterator[Inbox]:
+    inbox = Inbox(f"sqlite:///{tmp_path / 'relay.db'}", clock)
+    yield inbox
+    inbox.close()
+
+
+# Sums
+
+
+def test_what_two_processes_have_tallied_is_one_sum_for_both(inbox: Inbox, other: Inbox) -> None:
+    inbox.tally("ignored", 2)
+    inbox.tally("ignored")
+    other.tally("ignored", 4)
+    other.tally("duplicates")
+    inbox.save_tally()
+    other.save_tally()
+    assert inbox.sums() == other.sums() == {"ignored": 7.0, "duplicates": 1.0}
+    inbox.save_tally()
+    assert other.sums() == {"ignored": 7.0, "duplicates": 1.0}
+
+
+def test_a_tally_is_in_our_own_sums_at_once(inbox: Inbox) -> None:
+    inbox.tally("ignored")
+    assert inbox.sums() == {"ignored": 1.0}
+
+
+def test_nothing_is_written_when_nothing_was_tallied(sqlite_inbox: Inbox) -> None:
+    break_sums(sqlite_inbox)
+    sqlite_inbox.save_tally()
+    assert sqlite_inbox.sums() == {}
+
+
+def test_a_store_that_fails_costs_no_tally_and_counts_none_twice(sqlite_inbox: Inbox) -> None:
+    break_sums(sqlite_inbox)
+    sqlite_inbox.tally("ignored", 3)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            sqlite_inbox.save_tally()
+    sqlite_inbox.tally("ignored")
+    with sqlite_inbox._engine.begin() as db:
+        db.exec_driver_sql("DROP TRIGGER full_sums")
+    assert sqlite_inbox.sums() == {"ignored": 4.0}
+
+
+def test_threads_that_tally_and_save_at_once_lose_nothing(inbox: Inbox, other: Inbox) -> None:
+    start = threading.Barrier(8)
+
+    def work(number: int) -> None:
+        mine = (inbox, other)[number % 2]
+        start.wait(10)
+        for step in range(40):
+            mine.tally("ignored")
+            mine.observe("ack", 0.002)
+            if step % 10 == 0:
+                mine.save_tally()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    inbox.save_tally()
+    sums = other.sums()
+    assert (sums["ignored"], sums["ack_le_0.0025"]) == (320.0, 320.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "bucket"),
+    [(0.0, "0.001"), (0.001, "0.001"), (0.0011, "0.0025"), (1.0, "1.0"), (3600.0, "3600.0"), (3600.1, "+Inf")],
+)
+def test_a_duration_falls_in_the_bucket_whose_bound_it_does_not_pass(
+    seconds: float, bucket: str, sqlite_inbox: Inbox
+) -> None:
+    sqlite_inbox.observe("ack", seconds)
+    assert sqlite_inbox.sums() == {f"ack_le_{bucket}": 1.0, "ack_sum": seconds}
+
+
+def test_the_buckets_rise_and_end_with_everything() -> None:
+    assert list(BOUNDS_S) == sorted(set(BOUNDS_S))
+    assert [float(bucket) for bucket in BUCKETS] == [*BOUNDS_S, float("inf")]
+
+
+# A database of an earlier release
+
+FIRST_RELEASE = """
+CREATE TABLE inbox (
+    id {id}, event_uuid VARCHAR(255) NOT NULL, entity_id VARCHAR(255) NOT NULL, source VARCHAR(10) NOT NULL,
+    request_id VARCHAR(255), payload TEXT NOT NULL, received_at {double} NOT NULL, state VARCHAR(10) NOT NULL,
+    reason VARCHAR(500), attempts INTEGER DEFAULT '0' NOT NULL, next_attempt_at {double} NOT NULL,
+    owner VARCHAR(100), first_sent_at {double}, body TEXT, idempotency_key VARCHAR(255), note_on BIGINT,
+    ticket_id BIGINT, settled_at {double}, CONSTRAINT inbox_one_row_per_event_and_post UNIQUE (event_uuid, entity_id)
+);
+CREATE INDEX inbox_post ON inbox (entity_id, id);
+CREATE INDEX inbox_pending ON inbox (next_attempt_at, id) WHERE state = 'pending';
+CREATE INDEX inbox_parked ON inbox (next_attempt_at, id) WHERE state = 'parked';
+CREATE TABLE memory (name VARCHAR(50) NOT NULL PRIMARY KEY, value TEXT);
+INSERT INTO memory VALUES ('schema_version', '1'), ('gate', '{gate}'), ('public_url', 'https://relay.example');
+INSERT INTO inbox (event_uuid, entity_id, source, payload, received_at, state, attempts, next_attempt_at, ticket_id,
+    settled_at, reason) VALUES
+    ('e1', 'p:1', 'push', '{payload}', 1699999000, 'delivered', 1, 1699999000, 77, 1699999001, NULL),
+    ('e2', 'p:2', 'push', '{payload}', 1699999000, 'parked', 1, 1699999000, NULL, 1699999001, 'refused'),
+    ('e3', 'p:1', 'push', '{payload}', 1699999000, 'pending', 0, 1699999000, NULL, NULL, NULL);
+"""
+
+
+def make_first_release(url: str) -> None:
+    """The database as the first release left it."""
+    sqlite = url.startswith("sqlite")
+    kind = {"id": "INTEGER NOT NULL PRIMARY KEY", "double": "DOUBLE"} if sqlite else {}
+    kind = kind or {"id": "BIGSERIAL NOT NULL PRIMARY KEY", "double": "DOUBLE PRECISION"}
+    payload, gate = json.dumps(new_item().payload), json.dumps(Gate().__dict__)
+    script = FIRST_RELEASE.format(**kind, payload=payload, gate=gate)
+    if sqlite:
+        connection = sqlite3.connect(url.removeprefix("sqlite:///"))
+        connection.executescript(script)
+        connection.close()
+    else:
+        with psycopg.connect(url) as postgresql:
+            postgresql.execute(script.encode())
+
+
+def indexes(inbox: Inbox) -> dict[str, set[str]]:
+    """The names of every table's indexes."""
+    found = sa.inspect(inbox._engine)
+    return {table: {str(index["name"]) for index in found.get_indexes(table)} for table in found.get_table_names()}
+
+
+def test_a_database_of_the_first_release_gets_the_tables_and_indexes_and_keeps_its_items(
+    database_url: str, clock: Clock
+) -> None:
+    make_first_release(database_url)
+    inbox = Inbox(engine_url(database_url), clock)
+    kept = [(event, post, state) for event, post, state, _ in rows(inbox)]
+    assert kept == [("e1", "p:1", "delivered"), ("e2", "p:2", "parked"), ("e3", "p:1", "pending")]
+    assert (inbox.recall("schema_version"), inbox.recall("public_url")) == ("2", "https://relay.example")
+    wanted = {table.name: {str(index.name) for index in table.indexes} for table in _metadata.sorted_tables}
+    found = indexes(inbox)
+    assert {table: names & found[table] for table, names in wanted.items()} == wanted
+    [again] = inbox.claim(8, 15, compose).items
+    assert (again.event_uuid, again.post_ticket_id) == ("e3", 77)
+    assert inbox.accept([new_item("e1", "p:1")]) == 0 and inbox.retry([2]) == 1
+    assert Records(inbox).attempts([1, 2, 3]) == [] and inbox.sums() == {}
+    inbox.close()
+
+
+def test_several_processes_can_meet_a_database_of_the_first_release_at_once(database_url: str) -> None:
+    make_first_release(database_url)
+    start = threading.Barrier(4)
+
+    def opened(_: int) -> str | None:
+        inbox = Inbox(engine_url(database_url))
+        start.wait(10)
+        try:
+            return inbox.recall("schema_version")
+        finally:
+            inbox.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(opened, range(4))) == ["2"] * 4
+
+
+# The indexes
+
+
+def plans(inbox: Inbox, call: Callable[[], object]) -> list[str]:
+    """Every step in SQLite's plans for the SELECTs and UPDATEs that `call` runs."""
+    ran: list[tuple[str, Any]] = []
+
+    def keep(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        if statement.startswith(("SELECT", "UPDATE")):
+            ran.append((statement, parameters))
+
+    sa.event.listen(inbox._engine, "before_cursor_execute", keep)
+    call()
+    sa.event.remove(inbox._engine, "before_cursor_execute", keep)
+    with inbox._engine.connect() as db:
+        return [row[3] for said, values in ran for row in db.exec_driver_sql(f"EXPLAIN QUERY PLAN {said}", values)]
+
+
+@pytest.fixture(params=["empty", "filled"])
+def served(request: pytest.FixtureRequest, sqlite_inbox: Inbox) -> Inbox:
+    """An inbox with three that wait among many that were delivered, whose statistics SQLite knows; or a new one."""
+    sqlite_inbox.now()
+    if request.param == "filled":
+        sqlite_inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(200)])
+        with sqlite_inbox._engine.begin() as db:
+            db.exec_driver_sql("UPDATE inbox SET state = 'delivered', settled_at = 1, ticket_id = id WHERE id > 3")
+            db.exec_driver_sql("ANALYZE")
+    return sqlite_inbox
+
+
+CALLS: dict[str, tuple[str, Callable[[Inbox], object]]] = {
+    "claim": ("inbox_pending", lambda inbox: inbox.claim(3, 15, compose)),
+    "counts": ("inbox_pending", lambda inbox: inbox.counts()),
+    "counts of what is parked": ("inbox_parked", lambda inbox: inbox.counts()),
+    "purge": ("inbox_still_full", lambda inbox: inbox.purge(60)),
+    "retry": ("PRIMARY KEY", lambda inbox: inbox.retry([1])),
+    "retries": ("attempts_retried", lambda inbox: Records(inbox).retries()),
+    "attempts": ("ix_attempts_item_id", lambda inbox: Records(inbox).attempts([1, 2])),
+    "hours": ("ix_attempts_at", lambda inbox: Records(inbox).hours()),
+    "search by event": ("sqlite_autoindex_inbox_1", lambda inbox: Records(inbox).find("e1")),
+    "search by ticket": ("inbox_ticket", lambda inbox: Records(inbox).find("12")),
+}
+
+
+@pytest.mark.parametrize(("index", "call"), CALLS.values(), ids=CALLS.keys())
+def test_what_runs_often_is_served_by_an_index(index: str, call: Callable[[Inbox], object], served: Inbox) -> None:
+    steps = plans(served, lambda: call(served))
+    assert [step for step in steps if index in step], steps
+    scans = [step for step in steps if step.startswith("SCAN") and step != "SCAN CONSTANT ROW"]
+    assert not [step for step in scans if "INDEX" not in step], scans
