@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hmac
-import json
 import logging
 import os
 import time
-import uuid
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, current_app, jsonify, render_template, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import cli
@@ -23,30 +19,22 @@ from alerts import Alerts
 from catch_up import CatchUp
 from config import Config
 from delivery import PARALLEL, Delivery
+from door import BODY_LIMIT, Door, Refusal, request_id, secure_headers, told
 from inbox import Inbox
-from intake import Intake, Receipt
-from khoros_client import KhorosClient, Unreadable
+from intake import Intake
+from khoros_client import KhorosClient
 from logfmt import event
 from records import Records
 from standing import Standing, standing
-from store import ACK, DUPLICATES, IGNORED, StoreUnavailable
+from store import StoreUnavailable
 from subscription import NOTIFICATIONS_PATH, Subscriber
 from tickets import Style
 from upkeep import Upkeep
 from zendesk_client import API_TOKENS_END, ZendeskClient
 
-BODY_LIMIT = 1024 * 1024  # bytes
-SECURE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
 STOP_S = 18.0  # for deliveries in flight: a connect and a read time-out; gunicorn.conf.py waits 20
 
 
@@ -110,10 +98,12 @@ def create_app(config: Config | None = None) -> Flask:
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the provider Flask sets by default has it
-    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1)  # type: ignore[method-assign]  # Flask's documented way
-    app.extensions["relay"] = _wire(config)
+    app.extensions["relay"] = parts = _wire(config)
+    way_in: WSGIApplication = app.wsgi_app
     if not config.polling:
-        app.add_url_rule(NOTIFICATIONS_PATH, view_func=notifications, methods=["POST"])
+        app.add_url_rule(NOTIFICATIONS_PATH, "notifications", methods=["POST"])  # refuses the other methods
+        way_in = Door(way_in, config.bearer_tokens, parts.intake, parts.inbox, parts.delivery.wake)
+    app.wsgi_app = ProxyFix(way_in, x_for=1, x_proto=1)  # type: ignore[method-assign]  # Flask's documented way
     app.add_url_rule("/health", view_func=health)
     app.add_url_rule("/", view_func=landing)
     app.register_blueprint(status.pages)
@@ -157,43 +147,6 @@ def relay() -> Relay:
     return found
 
 
-def notifications() -> tuple[Response, int]:
-    """POST /notifications: the token, then the body, then the commit, then the answer. Never calls Zendesk."""
-    started = time.perf_counter()
-    if not _authorised(request.headers.get("Authorization", ""), relay().config.bearer_tokens):
-        event(
-            "notification_refused", logging.WARNING, status=401, reason="wrong bearer token", request_id=_request_id()
-        )
-        answer = jsonify(error="Unauthorized", message="The Authorization header does not hold our bearer token.")
-        answer.headers["WWW-Authenticate"] = "Bearer"
-        return answer, 401
-    try:
-        body = request.get_data(cache=False)
-        if request.content_length is None and len(body) >= BODY_LIMIT:
-            raise RequestEntityTooLarge  # Werkzeug cuts a chunked body there in silence
-        raw = json.loads(body)
-    except (ValueError, RecursionError):
-        return _refused(400, "Bad Request", "The body is not JSON.")
-    try:
-        receipt = relay().intake.take(raw, source="push", request_id=_request_id())
-    except RecursionError:
-        return _refused(400, "Bad Request", "The body is nested too deeply.")
-    except Unreadable as error:
-        return _refused(422, "Unprocessable Content", f"Kept for a person to look at: {error}.")
-    relay().delivery.wake()
-    _count(receipt, time.perf_counter() - started)
-    return jsonify(asdict(receipt)), 202
-
-
-def _count(receipt: Receipt, took_s: float) -> None:
-    inbox = relay().inbox
-    inbox.observe(ACK, took_s)
-    if receipt.duplicates:
-        inbox.tally(DUPLICATES, receipt.duplicates)
-    if receipt.ignored:
-        inbox.tally(IGNORED, receipt.ignored)
-
-
 def health() -> tuple[Response, int]:
     """GET /health: can it store, is it subscribed, is Zendesk there, how much waits. 503 when it cannot store."""
     now = relay().standing()
@@ -226,45 +179,15 @@ def landing() -> str:
 
 def secure(response: Response) -> Response:
     """Headers that keep browsers from doing more with our pages than showing them."""
-    response.headers.update(SECURE_HEADERS)
-    if request.is_secure:
-        response.headers["Strict-Transport-Security"] = "max-age=31536000"
+    response.headers.update(secure_headers(request.environ))
     return response
 
 
 def failure(error: Exception) -> tuple[Response, int]:
-    """Every error as small JSON; what went wrong inside goes to the log, without anyone's text."""
-    if isinstance(error, StoreUnavailable):
-        event("store_unavailable", logging.ERROR, reason=error, request_id=_request_id())
-        answer, status = _refused(503, "Service Unavailable", "Nothing was stored: send it again.")
-        answer.headers["Retry-After"] = "5"
-        return answer, status
-    if isinstance(error, HTTPException) and error.code:
-        answer, status = _refused(error.code, error.name, error.description or error.name)
-        answer.headers.extend((k, v) for k, v in error.get_headers() if k in ("Allow", "Retry-After"))
-        return answer, status
-    event("request_broken", logging.ERROR, error=logfmt.where(error), request_id=_request_id())
-    return _refused(500, "Internal Server Error", "Something is wrong in the service: see its log.")
-
-
-def _authorised(header: str, tokens: tuple[str, ...]) -> bool:
-    """Whether the header holds one of the tokens; compares with all of them, in constant time."""
-    scheme, _, given = header.partition(" ")
-    offered = given.strip().encode("utf-8", "replace")
-    matches = [hmac.compare_digest(offered, token.encode()) for token in tokens]
-    return scheme.lower() == "bearer" and any(matches)
-
-
-def _refused(status: int, error: str, message: str) -> tuple[Response, int]:
-    if request.path == NOTIFICATIONS_PATH and status < 500:
-        event("notification_refused", logging.WARNING, status=status, reason=message, request_id=_request_id())
-    return jsonify(error=error, message=message), status
-
-
-def _request_id() -> str:
-    """The router's name for this request, or one of our own."""
-    if "request_id" not in request.environ:
-        given = request.headers.get("X-Request-Id", "")
-        plain = given.isascii() and given.isprintable() and 0 < len(given) <= 200
-        request.environ["request_id"] = given if plain else str(uuid.uuid4())
-    return str(request.environ["request_id"])
+    """Every error as small JSON."""
+    refusal = Refusal.of(error, request_id(request.environ))
+    if request.path == NOTIFICATIONS_PATH:
+        told(refusal, request.environ)
+    answer = jsonify(error=refusal.error, message=refusal.message)
+    answer.headers.update(refusal.headers)
+    return answer, refusal.status

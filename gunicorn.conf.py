@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from datetime import timedelta
 from typing import Any
 
 from dotenv import load_dotenv
@@ -32,6 +33,16 @@ class logger_class(Logger):  # type: ignore[misc]  # its base has no types
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
         logfmt.configure("INFO")
+
+    def atoms(self, resp: Any, req: Any, environ: Any, request_time: timedelta) -> dict[str, Any]:
+        """What our line is made of. gunicorn's own collects every header of both ways for it first."""
+        return {
+            "m": environ["REQUEST_METHOD"],
+            "U": environ["PATH_INFO"],
+            "s": resp.status.partition(" ")[0],
+            "M": int(request_time.total_seconds() * 1000),
+            "{x-request-id}i": environ.get("HTTP_X_REQUEST_ID", "-"),
+        }
 
 
 def on_starting(server: Any) -> None:

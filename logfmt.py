@@ -68,6 +68,9 @@ class Formatter(logging.Formatter):
 def configure(level: str, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
     """Sends every log line of the process to `stream`, or else stdout, in this form; the given secrets are masked
     should one slip in."""
+    # Our lines name no file, thread or process: https://docs.python.org/3/howto/logging.html#optimization
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(Formatter(secrets))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

@@ -29,7 +29,7 @@ pages = Blueprint("status", __name__)
 @pages.before_app_request
 def admit() -> Response | None:
     """Lets in who knows the password, whatever the method. Comes before anything of the request's body is read."""
-    if request.path not in PATHS:
+    if request.blueprint != pages.name and request.path not in PATHS:
         return None
     password = current_app.extensions["relay"].config.status_password
     if not password:

@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -121,6 +121,7 @@ class _Job:
     result: Any = None
     error: Exception | None = None
     done: bool = False
+    turn: threading.Event = field(default_factory=threading.Event)  # it is done, or its thread is the next to write
 
 
 def together(method: Callable[Concatenate[S, sa.Connection, P], T]) -> Callable[Concatenate[S, P], T]:
@@ -142,7 +143,7 @@ class Store:
     def __init__(self, url: str, clock: Callable[[], float] | None = None) -> None:
         self._sqlite = url.startswith("sqlite")
         self._engine = _sqlite_engine(url) if self._sqlite else _postgresql_engine(url)
-        self._writer = threading.Lock()
+        self._queueing, self._writing = threading.Lock(), False
         self._waiting: deque[_Job] = deque()
         self._opened = False
         self._tallied: dict[str, float] = {}
@@ -239,15 +240,16 @@ class Store:
         disk. Should that fail, each is tried alone, so that nobody's work fails for another's.
         """
         job = _Job(work)
-        self._waiting.append(job)
-        with self._writer:
-            if not job.done:
-                jobs = [self._waiting.popleft() for _ in range(len(self._waiting))]
-                try:
-                    self._commit(jobs)
-                except Exception:
-                    for alone in jobs:
-                        self._commit_alone(alone)
+        with self._queueing:
+            self._waiting.append(job)
+            alone, self._writing = not self._writing, True
+        if not alone:
+            job.turn.wait()
+        if not job.done:
+            try:
+                self._commit_waiting()
+            finally:
+                self._hand_on()
         if job.error is not None:
             raise job.error
         return cast(T, job.result)
@@ -265,6 +267,26 @@ class Store:
         self._engine.dispose()
 
     # Inside
+
+    def _commit_waiting(self) -> None:
+        jobs = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        try:
+            self._commit(jobs)
+        except Exception:
+            for alone in jobs:
+                self._commit_alone(alone)
+        finally:
+            for job in jobs:
+                if not job.done:
+                    job.error, job.done = StoreUnavailable("the write was broken off"), True
+                job.turn.set()
+
+    def _hand_on(self) -> None:
+        """The thread whose work came next writes next. Those that are done need no turn: they would only queue."""
+        with self._queueing:
+            self._writing = bool(self._waiting)
+            if self._waiting:
+                self._waiting[0].turn.set()
 
     def _commit(self, jobs: list[_Job]) -> None:
         with self._told(), self._engine.begin() as db:

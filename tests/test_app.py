@@ -32,8 +32,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from app import BODY_LIMIT
 from config import Config
+from door import BODY_LIMIT
 from gate import OUTAGE, UNAUTHORISED, Gate
 from inbox import Inbox, NewItem
 from sandbox.khoros import FakeKhoros

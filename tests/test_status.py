@@ -36,8 +36,8 @@ from itsdangerous import TimestampSigner, URLSafeTimedSerializer
 from werkzeug.test import TestResponse
 
 import status
-from app import SECURE_HEADERS
 from config import Config
+from door import SECURE_HEADERS
 from gate import OUTAGE, UNAUTHORISED, Gate
 from inbox import Attempt, Inbox, NewItem
 from records import Hour
