@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flask import Flask, Response, current_app, jsonify, render_template, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import cli
@@ -168,10 +168,7 @@ def notifications() -> tuple[Response, int]:
         answer.headers["WWW-Authenticate"] = "Bearer"
         return answer, 401
     try:
-        body = request.get_data(cache=False)
-        if request.content_length is None and len(body) >= BODY_LIMIT:
-            raise RequestEntityTooLarge  # Werkzeug cuts a chunked body there in silence
-        raw = json.loads(body)
+        raw = json.loads(_body())
     except (ValueError, RecursionError):
         return _refused(400, "Bad Request", "The body is not JSON.")
     try:
@@ -253,6 +250,19 @@ def _authorised(header: str, tokens: tuple[str, ...]) -> bool:
     offered = given.strip().encode("utf-8", "replace")
     matches = [hmac.compare_digest(offered, token.encode()) for token in tokens]
     return scheme.lower() == "bearer" and any(matches)
+
+
+def _body() -> bytes:
+    """The request's body. Raises HTTPException: what cannot be read is the sender's mistake."""
+    try:
+        body = request.get_data(cache=False)
+    except HTTPException:
+        raise
+    except Exception as error:  # gunicorn has errors of its own for chunks that make no sense
+        raise BadRequest("The body is not what its headers say.") from error
+    if request.content_length is None and len(body) >= BODY_LIMIT:
+        raise RequestEntityTooLarge  # Werkzeug cuts a chunked body there in silence
+    return body
 
 
 def _refused(status: int, error: str, message: str) -> tuple[Response, int]:

@@ -186,6 +186,19 @@ def test_senders_cannot_fill_the_memory(relay: Relay) -> None:
     relay.wait_for_line("event=request_cut.*too much")
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nno trailer\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;\x00\r\na\r\n0\r\n\r\n",
+    ],
+)
+def test_chunks_that_make_no_sense_are_the_senders_mistake(broken: bytes, relay: Relay) -> None:
+    assert answer(relay, broken).startswith(b"HTTP/1.1 400")
+
+
 def test_what_is_quoted_of_a_broken_request_is_not_logged(relay: Relay) -> None:
     """A length that is too short makes a request line of the rest of the body."""
     body = json.dumps(notification("short")).encode()
