@@ -3,6 +3,8 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.14 python3.12 python3.11 /usr/bin/python3; do \
 	$$p -c '$(RECENT)' 2>/dev/null && echo $$p && break; done || true)
 ARGS =
+BODIES = 100000
+SEED =
 
 BIN = .venv/bin
 STAMP = .venv/installed
@@ -10,7 +12,7 @@ RECENT = import sys; sys.exit(sys.version_info < (3, 11))
 BRANCHES = import json, sys; t = json.load(sys.stdin)["totals"]; p = t["percent_branches_covered"]; \
 	print(f"Branches covered: {p:.1f} %; at least 95 % are needed."); sys.exit(p < 95)
 
-.PHONY: help setup demo test run format screenshot
+.PHONY: help setup demo test fuzz run format screenshot
 
 help:
 	@echo "make TARGET, where TARGET is one of"
@@ -27,6 +29,10 @@ test: $(STAMP) ## Checks format, style and types, runs every test and wants 95 %
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest --numprocesses=4 --dist=loadfile --cov --cov-report=term
 	@$(BIN)/python -m coverage json --quiet --fail-under=0 -o - | $(BIN)/python -c '$(BRANCHES)'
+
+fuzz: $(STAMP) ## Sends a real relay 100,000 bodies, raw nonsense and unfinished requests, and times the token check. BODIES=2000 SEED=7
+	$(BIN)/python -m proofs.fuzz --bodies $(BODIES) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m proofs.token_timing $(if $(SEED),--seed $(SEED))
 
 run: $(STAMP) ## Runs the relay as a server does, with the settings in .env (see .env.example).
 	$(BIN)/gunicorn 'app:create_app()'

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge
 from werkzeug.wsgi import get_input_stream
 
 from inbox import Inbox
@@ -94,7 +94,7 @@ class Door:
 
     def _take(self, environ: WSGIEnvironment) -> Receipt:
         """The token, then the body, then the commit. Never calls Zendesk."""
-        if not _authorised(environ.get("HTTP_AUTHORIZATION", ""), self._tokens):
+        if not authorised(environ.get("HTTP_AUTHORIZATION", ""), self._tokens):
             message = "The Authorization header does not hold our bearer token."
             raise Refusal(401, "Unauthorized", message, {"WWW-Authenticate": "Bearer"})
         try:
@@ -142,7 +142,7 @@ def told(refusal: Refusal, environ: WSGIEnvironment) -> None:
         event("notification_refused", logging.WARNING, **names)
 
 
-def _authorised(header: str, tokens: tuple[str, ...]) -> bool:
+def authorised(header: str, tokens: tuple[str, ...]) -> bool:
     """Whether the header holds one of the tokens; compares with all of them, in constant time."""
     scheme, _, given = header.partition(" ")
     offered = given.strip().encode("utf-8", "replace")
@@ -151,7 +151,13 @@ def _authorised(header: str, tokens: tuple[str, ...]) -> bool:
 
 
 def _body(environ: WSGIEnvironment) -> bytes:
-    body = get_input_stream(environ, max_content_length=BODY_LIMIT).read()
+    """The request's body. Raises HTTPException: what cannot be read is the sender's mistake."""
+    try:
+        body = get_input_stream(environ, max_content_length=BODY_LIMIT).read()
+    except HTTPException:
+        raise
+    except Exception as error:  # gunicorn has errors of its own for chunks that make no sense
+        raise BadRequest("The body is not what its headers say.") from error
     if not environ.get("CONTENT_LENGTH") and len(body) >= BODY_LIMIT:
         raise RequestEntityTooLarge  # Werkzeug cuts a chunked body there in silence
     return body

@@ -196,6 +196,16 @@ class Inbox(Store):
         except StoreUnavailable:  # a connection may just have died; the same rows a second time do no harm
             return self._insert_rows(rows)
 
+    @together
+    def prove_writable(self, db: sa.Connection) -> None:
+        """Commits a small change, with an item taken in and out again, so that a full or read-only disk and a damaged
+        table show."""
+        name = uuid.uuid4().hex
+        row = {"event_uuid": name, "entity_id": "", "source": "proof", "payload": EMPTIED, "state": PARKED}
+        proof = db.execute(self._insert_items, row).scalar_one()
+        db.execute(items.delete().where(items.c.id == proof))
+        db.execute(self._keep, {"name": "written_at", "value": name})
+
     # The way out
 
     @together

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-import uuid
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -106,6 +105,21 @@ _index("inbox_ticket", items.c.ticket_id, where=items.c.ticket_id.is_not(None))
 _index("inbox_still_full", items.c.settled_at, where=still_full)
 _index("attempts_retried", attempts.c.outcome, where=was_retried)
 
+# What the drivers say, and what a person can do about it.
+REMEDIES = (
+    ("disk is full", "free some space where the database lies"),
+    ("No space left", "free some space where the database lies"),
+    ("disk I/O error", "look at the disk where the database lies, its space and its quota"),
+    ("readonly database", "let the relay write the database file and its folder"),
+    ("unable to open", "DATABASE_URL must lead into a folder that exists and that the relay may write to"),
+    ("malformed", "the file is damaged: put a backup in its place, or what sqlite3 FILE .recover gives"),
+    (
+        "not a database",
+        "DATABASE_URL leads to a file that is none of ours or damaged: correct it, or move the file away",
+    ),
+    ("is locked", "end the other program that holds the database"),
+)
+
 RECALL = sa.select(memory.c.value).where(memory.c.name == sa.bindparam("of_name"))
 
 
@@ -165,10 +179,6 @@ class Store:
         self.select_memory_locked = self.select_memory.with_for_update()
 
     # Facts
-
-    def prove_writable(self) -> None:
-        """Commits a small change, so that a full or read-only disk shows."""
-        self.remember("written_at", uuid.uuid4().hex)
 
     @together
     def remember(self, db: sa.Connection, name: str, value: str) -> None:
@@ -307,8 +317,12 @@ class Store:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except sa.exc.SQLAlchemyError as error:
+        except (sa.exc.SQLAlchemyError, StoreUnavailable) as error:
             self._opened = False
+            if self._sqlite:  # a connection keeps the file it has opened, and that it was read-only then
+                self._engine.dispose()
+            if isinstance(error, StoreUnavailable):
+                raise
             raise StoreUnavailable(_cause(error)) from error
 
     def _open(self, db: sa.Connection) -> None:
@@ -321,7 +335,7 @@ class Store:
         db.execute(self._insert_memory, [{"name": name, "value": value} for name, value in first.items()])
         version = int(db.execute(RECALL, {"of_name": "schema_version"}).scalar_one())
         if version > SCHEMA_VERSION:
-            raise StoreUnavailable(f"the database was made by a later release: schema {version}")
+            raise StoreUnavailable(f"the database was made by a later release, schema {version}: deploy that one again")
         if version < SCHEMA_VERSION:
             for index in items.indexes:
                 index.create(db, checkfirst=True)
@@ -329,10 +343,12 @@ class Store:
 
 
 def _cause(error: Exception) -> str:
-    """What the driver said in one line, without the statement and its values: those hold customers' text."""
+    """What the driver said in one line, and what to do; without the statement and its values: those hold customers'
+    text."""
     original = getattr(error, "orig", None)
     said = str(original).splitlines()[0] if original is not None and str(original) else type(error).__name__
-    return f"{type(original or error).__name__}: {said[:200]}"
+    remedy = next((f"; {remedy}" for words, remedy in REMEDIES if words in said), "")
+    return f"{type(original or error).__name__}: {said[:200]}{remedy}"
 
 
 def _sqlite_engine(url: str) -> sa.Engine:

@@ -146,6 +146,23 @@ def new_config(**changes: Any) -> Config:
     return Config(**{**settings, **changes})
 
 
+def alone(folder: Path, **changes: str) -> dict[str, str]:
+    """The variables of a relay process whose outside services are not there, with its database in `folder`."""
+    return {
+        "SPREDFAST_API_TOKEN": "made-up-khoros-token",
+        "SPREDFAST_COMPANY_ID": "123",
+        "SPREDFAST_LABEL_NAME": "CreateCase",
+        "KHOROS_API_URL": f"{NOWHERE}/v2",
+        "ZENDESK_API_URL": NOWHERE,
+        "ZENDESK_CLIENT_ID": "relay",
+        "ZENDESK_CLIENT_SECRET": "made-up-client-secret",
+        "NOTIFICATION_BEARER_TOKEN": TOKEN,
+        "PUBLIC_URL": NOWHERE,
+        "DATABASE_URL": f"sqlite:///{folder / 'relay.db'}",
+        **changes,
+    }
+
+
 def notification(event: str = "event-1", *posts: Any, labels: Any = ("CreateCase",), **changes: Any) -> dict[str, Any]:
     """A notification as Khoros sends it, about one post or about the given ones: ids, or whole items."""
     items = [new_post(post) if isinstance(post, str) else post for post in posts or ("twitter:1",)]

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Clock, compose, engine_url, new_item
+from sqlalchemy import event
 
 from gate import LIMITED, OPEN, OUTAGE, Gate
 from inbox import Inbox, Item, NewItem, Request
@@ -374,8 +375,9 @@ def test_a_store_that_cannot_be_opened_says_so_without_secrets(url: str) -> None
 def test_a_full_disk_is_an_error_and_not_a_loss(tmp_path: Path) -> None:
     inbox = Inbox(f"sqlite:///{tmp_path / 'relay.db'}")
     inbox.accept([new_item("e1")])
-    with inbox._engine.begin() as db:
-        db.exec_driver_sql("PRAGMA max_page_count = 20")
+    limit = "PRAGMA max_page_count = 30"
+    event.listen(inbox._engine, "connect", lambda connection, _: connection.execute(limit))
+    inbox.close()  # the connections that it opens now have room for no more
     big = [NewItem(f"big-{n}", f"p:{n}", {"text": "x" * 20_000}) for n in range(20)]
     with pytest.raises(StoreUnavailable, match="full") as raised:
         inbox.accept(big)

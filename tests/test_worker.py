@@ -1,0 +1,220 @@
+"""Slow, broken and silent senders: they cost themselves something, and nobody else."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import requests
+from conftest import TEXT, TOKEN, alone, notification
+
+from sandbox.relay import Relay
+from worker import REQUEST_LIMIT, WHOLE_WITHIN_S, Arrival
+
+HEAD = f"POST /notifications HTTP/1.1\r\nHost: relay\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
+GET = b"GET /health HTTP/1.1\r\nHost: relay\r\n\r\n"
+WHOLE = {
+    "no body": GET,
+    "a line break before it": b"\r\n" + GET,
+    "a counted body": HEAD + b"Content-Length: 5\r\n\r\n12345",
+    "a counted body of nothing": HEAD + b"content-length:0\r\n\r\n",
+    "chunks": HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nB;x=y\r\n01234567890\r\n0\r\n\r\n",
+    "chunks that look like an end": HEAD + b"Transfer-Encoding: chunked\r\n\r\n007\r\n\r\n0\r\n\r\n\r\n0\r\n\r\n",
+    "chunks and a trailer": HEAD + b"Transfer-Encoding: gzip, Chunked\r\n\r\n1\r\na\r\n0\r\nX-Sum: 1\r\n\r\n",
+    "no chunk": HEAD + b"Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+}
+SENSELESS = {
+    "line feeds alone": b"GET / HTTP/1.1\nHost: relay\n\n",
+    "two lengths": HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
+    "a length in words": HEAD + b"Content-Length: five\r\n\r\n",
+    "a coding nobody knows": HEAD + b"Transfer-Encoding: rot13\r\n\r\n",
+    "a chunk without a size": HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    "a chunk longer than it says": HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n",
+    "a chunk's size without an end": HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"0" * 9000,
+    "a head without an end": b"x" * (REQUEST_LIMIT + 1),
+    "a body over the limit": HEAD + b"Content-Length: 99999999999999999999999\r\n\r\n" + b"x" * REQUEST_LIMIT,
+}
+UNFINISHED = {
+    "nothing": b"",
+    "half a head": HEAD,
+    "half a body": HEAD + b'Content-Length: 500\r\n\r\n{"eventName": ',
+    "half a chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n50\r\n{",
+    "half a body without the token": b"POST /notifications HTTP/1.1\r\nHost: relay\r\nContent-Length: 500\r\n\r\n{",
+    "a huge body, hardly begun": HEAD + b"Content-Length: 9999999999\r\n\r\n{",
+}
+
+
+def arrival_of(data: bytes, step: int) -> tuple[Arrival, int]:
+    """The request in pieces of `step` bytes, and how many bytes had come when it was whole."""
+    arrival = Arrival()
+    for at in range(0, len(data), step):
+        arrival.feed(data[at : at + step])
+        if arrival.whole:
+            return arrival, min(at + step, len(data))
+    return arrival, 0
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize("data", WHOLE.values(), ids=WHOLE.keys())
+def test_a_request_is_whole_with_its_last_byte_and_nothing_of_it_is_changed(data: bytes, step: int) -> None:
+    arrival, came = arrival_of(data, step)
+    assert (bytes(arrival.data), came) == (data, len(data))
+
+
+@pytest.mark.parametrize("step", [1000, REQUEST_LIMIT * 2])
+@pytest.mark.parametrize("data", SENSELESS.values(), ids=SENSELESS.keys())
+def test_what_makes_no_sense_is_not_waited_for(data: bytes, step: int) -> None:
+    assert arrival_of(data, step)[0].whole
+
+
+@pytest.mark.parametrize("data", UNFINISHED.values(), ids=UNFINISHED.keys())
+def test_what_is_unfinished_is_waited_for(data: bytes) -> None:
+    assert not arrival_of(data, 1)[0].whole
+
+
+def test_bytes_of_the_next_request_are_kept() -> None:
+    assert bytes(arrival_of(GET + GET[:9], 1000)[0].data) == GET + GET[:9]
+
+
+def test_a_sender_that_waits_for_our_word_is_known_by_its_head() -> None:
+    arrival, _ = arrival_of(HEAD + b"Expect: 100-Continue\r\nContent-Length: 5\r\n\r\n", 1)
+    assert (arrival.whole, arrival.expects_continue) == (False, True)
+    arrival.feed(b"12345")
+    assert (arrival.whole, bytes(arrival.data)) == (True, HEAD + b"Content-Length: 5\r\n\r\n12345")
+
+
+# The real process
+
+
+@pytest.fixture(scope="module")
+def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
+    with Relay(env=alone(tmp_path_factory.mktemp("relay"))) as relay:
+        yield relay.wait_ready()
+
+
+def answer(relay: Relay, data: bytes, timeout_s: float = 5) -> bytes:
+    """All that comes back on a connection of its own until the relay ends it."""
+    with socket.create_connection(("127.0.0.1", relay.port), timeout=timeout_s) as sock:
+        sock.sendall(data)
+        parts = []
+        while part := sock.recv(65536):
+            parts.append(part)
+        return b"".join(parts)
+
+
+def took_s(relay: Relay) -> float:
+    """How long a good notification takes, over a connection of its own."""
+    started = time.monotonic()
+    body, headers = notification(f"event-{started}"), {"Authorization": f"Bearer {TOKEN}"}
+    taken = requests.post(f"{relay.url}/notifications", json=body, headers=headers, timeout=10)
+    assert taken.status_code == 202
+    return time.monotonic() - started
+
+
+def test_two_hundred_unfinished_requests_delay_nobody_and_are_cut(relay: Relay) -> None:
+    kinds = list(UNFINISHED.values())
+    with ExitStack() as stack:
+        begun = time.monotonic()
+        socks = [stack.enter_context(socket.create_connection(("127.0.0.1", relay.port))) for _ in range(200)]
+        for number, sock in enumerate(socks):
+            sock.sendall(kinds[number % len(kinds)])
+        assert max(took_s(relay) for _ in range(20)) < 2
+        answers = set()
+        for sock in socks:
+            sock.settimeout(max(0.1, begun + WHOLE_WITHIN_S + 5 - time.monotonic()))
+            answers.add(sock.recv(65536)[:12])
+    assert answers == {b"", b"HTTP/1.1 408"}
+    relay.wait_for_line("event=request_cut")
+
+
+def test_senders_that_do_not_hang_up_after_an_error_delay_nobody(relay: Relay) -> None:
+    with ExitStack() as stack:
+        for _ in range(100):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", relay.port)))
+            sock.sendall(b"NONSENSE\r\n\r\n")
+        assert max(took_s(relay) for _ in range(5)) < 2
+
+
+def test_a_slow_sender_that_gets_there_is_answered(relay: Relay) -> None:
+    body = json.dumps(notification("slow")).encode()
+    data = HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    with socket.create_connection(("127.0.0.1", relay.port), timeout=10) as sock:
+        for byte in data:
+            sock.sendall(bytes([byte]))
+        assert sock.recv(100).startswith(b"HTTP/1.1 202")
+
+
+def test_pipelined_requests_are_answered_in_turn(relay: Relay) -> None:
+    last = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    assert answer(relay, GET * 20 + last).count(b"HTTP/1.1 200") == 21
+
+
+def test_the_word_to_go_on_is_given_once(relay: Relay) -> None:
+    body = json.dumps(notification("expects")).encode()
+    head = HEAD + b"Expect: 100-continue\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", relay.port), timeout=5) as sock:
+        sock.sendall(head)
+        assert sock.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        sock.sendall(body)
+        assert sock.recv(100).startswith(b"HTTP/1.1 202")
+
+
+def test_a_body_over_the_limit_gets_its_answer(relay: Relay) -> None:
+    body = b"x" * (3 * 1024 * 1024)
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    taken = requests.post(f"{relay.url}/notifications", data=body, headers=headers, timeout=10)
+    assert taken.status_code == 413
+
+
+def test_senders_cannot_fill_the_memory(relay: Relay) -> None:
+    before = relay.rss_bytes()
+    with ExitStack() as stack:
+        for _ in range(100):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", relay.port)))
+            sock.settimeout(5)
+            try:
+                sock.sendall(HEAD + b"Content-Length: 1900000\r\n\r\n" + b"x" * 1_800_000)
+            except ConnectionError:
+                pass  # cut
+        assert relay.rss_bytes() - before < 100 * 1024 * 1024
+        assert took_s(relay) < 2
+    relay.wait_for_line("event=request_cut.*too much")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nno trailer\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;\x00\r\na\r\n0\r\n\r\n",
+    ],
+)
+def test_chunks_that_make_no_sense_are_the_senders_mistake(broken: bytes, relay: Relay) -> None:
+    assert answer(relay, broken).startswith(b"HTTP/1.1 400")
+
+
+def test_what_is_quoted_of_a_broken_request_is_not_logged(relay: Relay) -> None:
+    """A length that is too short makes a request line of the rest of the body."""
+    body = json.dumps(notification("short")).encode()
+    cut = body.index(TEXT.encode())
+    lines = len(relay.output)
+    answer(relay, HEAD + b"Content-Length: %d\r\n\r\n" % cut + body + b"\r\n\r\n")
+    relay.wait_for_line("Invalid request from", after=lines)
+    assert TEXT.split()[-1] not in "\n".join(relay.output)
+
+
+def test_sigterm_does_not_wait_for_an_unfinished_request(tmp_path: Path) -> None:
+    with Relay(env=alone(tmp_path)) as relay, ExitStack() as stack:
+        relay.wait_ready()
+        for data in UNFINISHED.values():
+            stack.enter_context(socket.create_connection(("127.0.0.1", relay.port))).sendall(data)
+        took_s(relay)
+        started = time.monotonic()
+        assert relay.stop() == 0
+        assert time.monotonic() - started < 8
