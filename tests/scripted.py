@@ -14,7 +14,7 @@ from enum import Enum, auto
 from typing import Any
 
 from outbound import AuthFailed, Limited, Rejected, Unavailable
-from zendesk_client import RateLimit, Ticket
+from zendesk_client import RateLimit, Ticket, ZendeskClient
 
 KEY_LIFE_S = 7200.0
 
@@ -221,12 +221,11 @@ class Account:
             raise Rejected("422", status=422, code="RecordInvalid base")
 
 
-class ScriptedZendesk:
-    """ZendeskClient's methods on an account in memory. Each call pauses and goes on with the answer it shall get."""
-
-    uses_api_token = False
+class ScriptedZendesk(ZendeskClient):
+    """The client with an account in memory for its wire. Each call pauses and goes on with the answer it shall get."""
 
     def __init__(self, account: Account) -> None:
+        super().__init__("http://127.0.0.1:9", client_id="relay")
         self._account = account
 
     @property
@@ -237,19 +236,19 @@ class ScriptedZendesk:
 
     def create_ticket(self, body: bytes, idempotency_key: str) -> Any:
         self._account.hear(body, idempotency_key)
-        return self._call(lambda late: self._account.create(body, idempotency_key), body)
+        return self._asked(lambda late: self._account.create(body, idempotency_key), body)
 
     def find_tickets(self, external_id: str) -> Any:
-        return self._call(lambda late: self._account.find(external_id))
+        return self._asked(lambda late: self._account.find(external_id))
 
     def add_note(self, ticket_id: int, body: bytes) -> Any:
         self._account.hear(body, None)
-        return self._call(lambda late: self._account.note(ticket_id, body, late), body)
+        return self._asked(lambda late: self._account.note(ticket_id, body, late), body)
 
     def has_note(self, ticket_id: int, words: str) -> Any:
-        return self._call(lambda late: self._account.has_note(ticket_id, words))
+        return self._asked(lambda late: self._account.has_note(ticket_id, words))
 
-    def _call(self, effect: Callable[[bool], Any], body: bytes | None = None) -> Any:
+    def _asked(self, effect: Callable[[bool], Any], body: bytes | None = None) -> Any:
         call = Call(effect, body)
         if self.rate and self._account.calls_left is not None:
             if self._account.calls_left == 0:

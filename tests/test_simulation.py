@@ -26,9 +26,9 @@ from scripted import Account, Answer, Call, Crash, ScriptedZendesk, Task, pause
 
 from delivery import LEASE_S, Delivery
 from gate import OPEN, Gate
-from inbox import DELIVERED, PARKED, PENDING, Claim, Inbox, Item, Request, Settled
+from inbox import Attempt, Claim, Inbox, Item, Request, Settled
+from store import DELIVERED, PARKED, PENDING
 from tickets import Style
-from zendesk_client import ZendeskClient
 
 HISTORIES = int(os.environ.get("HISTORIES", "0"))  # 0: the few that are the same every time
 SHRINK = os.environ.get("SHRINK") != "0"  # whether the shortest history that fails is looked for
@@ -100,7 +100,7 @@ class Worker:
     def __init__(self, engine: sa.Engine, clock: Clock, account: Account, release: int) -> None:
         self.inbox = CrashingInbox(engine, clock)
         style = Style("CreateCase", {"tags": [f"release_{release}"]})  # each release has other words
-        self.delivery = Delivery(self.inbox, cast(ZendeskClient, ScriptedZendesk(account)), style)
+        self.delivery = Delivery(self.inbox, ScriptedZendesk(account), style)
         self.flights: list[Flight] = []
         self.passing: Task | None = None
         self.claimed: list[Item] = []
@@ -308,7 +308,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: not self.flights())
     @rule()
     def a_person_retries_what_is_parked(self) -> None:
-        parked = [parked.id for parked in self.workers[0].inbox.parked()]
+        parked = [id for id, row in self.rows().items() if row.state == PARKED]
         self.retried |= set(parked)
         self.account.refused.clear()
         assert self.workers[0].inbox.retry(parked) == len(parked)
@@ -377,8 +377,8 @@ def run(url: str, histories: int) -> None:
 
         def __init__(self) -> None:
             with self.engine.begin() as db:
-                db.exec_driver_sql("DELETE FROM inbox")
-                db.exec_driver_sql("DELETE FROM memory")
+                for table in sa.inspect(db).get_table_names():
+                    db.exec_driver_sql(f"DELETE FROM {table}")  # noqa: S608 - the table's own name
             super().__init__()
 
     limits = settings(
