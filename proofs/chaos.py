@@ -236,7 +236,8 @@ def run(kind: str, seed: int, seconds: float) -> bool:
             f"{kind}: {len(here.relays)} relay(s), {LABELS_PER_S} labels/s for {seconds:.0f} s, seed {seed}", flush=True
         )
         players = [
-            threading.Thread(target=play, args=(here, chosen, time.monotonic(), failed)) for chosen in _by_kind(events)
+            threading.Thread(target=play, args=(here, chosen, time.monotonic(), failed), daemon=True)
+            for chosen in _by_kind(events)
         ]
         for player in players:
             player.start()
@@ -291,6 +292,7 @@ def main() -> int:
     parser.add_argument("--database", choices=["sqlite", "postgresql"], action="append")
     parser.add_argument("--schedule", action="store_true", help="print what the seed has in store, and end")
     wanted = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # and with it the relays and the database
     seed = random.SystemRandom().randrange(1_000_000) if wanted.seed is None else wanted.seed
     seconds, kinds = wanted.minutes * 60, wanted.database or ["sqlite", "postgresql"]
     if wanted.schedule:

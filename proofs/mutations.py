@@ -74,7 +74,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the unique constraint",
-        "inbox.py",
+        "store.py",
         '    sa.UniqueConstraint("event_uuid", "entity_id", name="inbox_one_row_per_event_and_post"),\n',
         "",
     ),
@@ -124,8 +124,8 @@ MUTATIONS = [
     Mutation(
         "the owner: a late worker settles what another has",
         "inbox.py",
-        '    _items.c.id == sa.bindparam("of_id"), _ours, _items.c.attempts == sa.bindparam("of_attempts")\n',
-        '    _items.c.id == sa.bindparam("of_id")\n',
+        '    items.c.id == sa.bindparam("of_id"), _ours, items.c.attempts == sa.bindparam("of_attempts")\n',
+        '    items.c.id == sa.bindparam("of_id")\n',
     ),
 ]
 
