@@ -73,7 +73,7 @@ def _times(chance: random.Random, every_s: tuple[float, float], seconds: float) 
 
 
 def _fault(chance: random.Random, at: float) -> Event:
-    count, effect = chance.randint(1, 8), chance.random() < 0.5
+    count, effect = chance.randint(1, 3), chance.random() < 0.5  # each one more doubles the wait after it
     return chance.choice(
         [
             Event(at, "reset", {"next_n": count, "effect": effect}),
@@ -123,10 +123,6 @@ class World:
     relays: list[Relay]
     done: Counter[str] = field(default_factory=Counter)
 
-    def start(self, relay: Relay, **changes: str) -> None:
-        relay.env |= changes
-        relay.start()
-
     def do(self, event: Event) -> None:
         """Carries out one event of the schedule."""
         if event.what == "kill":
@@ -141,8 +137,9 @@ class World:
             getattr(self.zendesk.faults, event.what)(**event.options, path=TICKETS)
         self.done[event.what if "status" not in event.options else str(event.options["status"])] += 1
 
-    def events(self, uuids: Iterable[str]) -> dict[str, str]:
-        """Those events, each with its post."""
+    def labelled(self, outcome: int | None = None) -> dict[str, str]:
+        """The events there were, each with its post; only those of calls that ended so, when an outcome is given."""
+        uuids = {push.event_uuid for push in self.khoros.pushes if outcome in (None, push.outcome)}
         return {uuid: self.khoros.event(uuid)["data"]["items"][0]["entityId"] for uuid in uuids}
 
     def told(self) -> Counter[str]:
@@ -229,60 +226,74 @@ def verdict(name: str, wanted: dict[str, str], world: World) -> bool:
 
 
 def run(kind: str, seed: int, seconds: float) -> bool:
+    """One database under chaos. Returns whether everything is as it should be."""
     with world(kind) as here:
         events = schedule(seed, seconds, len(here.relays))
         failed: list[BaseException] = []
         print(
             f"{kind}: {len(here.relays)} relay(s), {LABELS_PER_S} labels/s for {seconds:.0f} s, seed {seed}", flush=True
         )
+        began_at = time.monotonic()
         players = [
-            threading.Thread(target=play, args=(here, chosen, time.monotonic(), failed), daemon=True)
-            for chosen in _by_kind(events)
+            threading.Thread(target=play, args=(here, chosen, began_at, failed), daemon=True)
+            for chosen in _side_by_side(events)
         ]
         for player in players:
             player.start()
         took_s = label(here, seed, seconds)
         for player in players:
             player.join()
-        return report(here, took_s, failed)
+        here.zendesk.faults.clear()
+        here.khoros.drain()
+        tell(here, took_s, failed)
+        drained = drain(here)
+        caught_up = catch_up(here)
+        return drained and caught_up and nothing_put_aside(here) and not failed
 
 
-def _by_kind(events: list[Event]) -> list[list[Event]]:
-    """Kills, restarts and faults side by side: a restart takes seconds, and the others do not wait for it."""
+def _side_by_side(events: list[Event]) -> list[list[Event]]:
+    """Kills, restarts of the database, and the rest: a restart takes seconds, and the others do not wait for it."""
     kinds = ("kill", "restart the database")
     return [[e for e in events if e.what == kind] for kind in kinds] + [[e for e in events if e.what not in kinds]]
 
 
-def report(here: World, took_s: float, failed: list[BaseException]) -> bool:
-    ended_at = time.monotonic()
-    here.zendesk.faults.clear()
-    here.khoros.drain()
+def tell(here: World, took_s: float, failed: list[BaseException]) -> None:
+    """Says what was done."""
     outcomes = Counter(push.outcome for push in here.khoros.pushes)
-    labelled = here.events(push.event_uuid for push in here.khoros.pushes)
-    print(
-        f"  {len(labelled)} labels in {took_s:.0f} s ({len(labelled) / took_s:.0f}/s), {outcomes.total()} calls: ",
-        end="",
-    )
-    print(", ".join(f"{number} x {outcome}" for outcome, number in outcomes.most_common()))
+    labels = len(here.labelled())
+    calls = ", ".join(f"{number} x {outcome}" for outcome, number in outcomes.most_common())
+    print(f"  {labels} labels in {took_s:.0f} s ({labels / took_s:.0f}/s), {outcomes.total()} calls: {calls}")
     print("  done to it: " + ", ".join(f"{number} x {what}" for what, number in sorted(here.done.items())), flush=True)
-    acknowledged = here.events(push.event_uuid for push in here.khoros.pushes if push.outcome == 202)
-    drained = wait_for(lambda: here.waiting() == 0 and acknowledged.keys() <= here.told().keys())
-    print(f"  {'drained' if drained else 'NOT DRAINED'} {time.monotonic() - ended_at:.1f} s after the last label")
-    good = verdict("acknowledged", acknowledged, here)
-    for relay in here.relays[:1]:
-        relay.stop()
-        here.start(relay, CATCH_UP_MINUTES="1")
-    caught_up = wait_for(lambda: labelled.keys() <= here.told().keys()) and wait_for(lambda: here.waiting() == 0)
-    print(f"  caught up: {'yes' if caught_up else 'NO'}")
-    good = verdict("labelled", labelled, here) and good
-    parked = [line for relay in here.relays for line in relay.output if "event=parked" in line]
-    broken = [line for relay in here.relays for line in relay.output if "_broken" in line]
-    print(f"  {len(parked)} parked, {len(broken)} lines of something broken")
-    for line in (parked + broken)[:5]:
-        print(f"    {line}")
     for error in failed:
         print(f"  THE SCHEDULE BROKE: {error!r}")
-    return drained and caught_up and good and not parked and not broken and not failed
+
+
+def drain(here: World) -> bool:
+    """Waits until all that was acknowledged is in Zendesk, and judges it."""
+    wanted, ended_at = here.labelled(202), time.monotonic()
+    drained = wait_for(lambda: here.waiting() == 0 and wanted.keys() <= here.told().keys())
+    print(f"  {'drained' if drained else 'NOT DRAINED'} {time.monotonic() - ended_at:.1f} s after the last call")
+    return verdict("acknowledged", wanted, here) and drained
+
+
+def catch_up(here: World) -> bool:
+    """Starts one relay again with the catch-up on, waits for what no call brought, and judges everything."""
+    relay, wanted = here.relays[0], here.labelled()
+    relay.stop()
+    relay.env["CATCH_UP_MINUTES"] = "1"
+    relay.start()
+    caught_up = wait_for(lambda: wanted.keys() <= here.told().keys()) and wait_for(lambda: here.waiting() == 0)
+    print(f"  caught up: {'yes' if caught_up else 'NO'}")
+    return verdict("labelled", wanted, here) and caught_up
+
+
+def nothing_put_aside(here: World) -> bool:
+    """Whether no line of a log says that something was parked or is broken: nothing here gives cause for it."""
+    bad = [line for relay in here.relays for line in relay.output if re.search("event=(parked|[a-z]+_broken)", line)]
+    print(f"  {len(bad)} parked or broken")
+    for line in bad[:5]:
+        print(f"    {line}")
+    return not bad
 
 
 def main() -> int:
