@@ -124,14 +124,18 @@ class Delivery:
             for ticket in tickets:
                 if not ticket.description or item.event_uuid in ticket.description:
                     return Sent("ticket_found", ticket.id)
-            newest = tickets[0].id
-            note = Request(note_body(_post(item), self._style), _key(item, "note", newest), newest)
-            return self._note(self._refrozen(item, note), newest)
+            return self._note_instead(item, tickets[0].id)
         return self._create(item, "ticket_created")
 
     def _outcome_unknown(self, item: Item) -> bool:
         """Whether a ticket may exist that the idempotency key no longer protects, or never did."""
-        return item.source == "poll" or (item.sent_s_ago is not None and item.sent_s_ago > KEY_LIFE_S)
+        forgotten = item.sent_s_ago is not None and item.sent_s_ago > KEY_LIFE_S
+        return item.source == "poll" or forgotten or self._overtaken(item)
+
+    def _overtaken(self, item: Item) -> bool:
+        """Whether another item of the post got a ticket after this one's words were frozen. A follow-up knows of it."""
+        newest = item.post_ticket_id
+        return newest is not None and f"-instead-{newest}-" not in _frozen(item).idempotency_key
 
     def _create(self, item: Item, how: str) -> Sent:
         request = _frozen(item)
@@ -158,17 +162,24 @@ class Delivery:
         except Rejected:
             return False
 
+    def _note_instead(self, item: Item, ticket_id: int) -> Sent:
+        note = Request(note_body(_post(item), self._style), _key(item, "note", ticket_id), ticket_id)
+        return self._note(self._refrozen(item, note), ticket_id)
+
     def _instead_of_note(self, item: Item, ticket_id: int, refusal: Rejected) -> Sent:
-        """A closed ticket takes no note and gets a follow-up; for one that was deleted a new ticket is made."""
-        tickets = {ticket.id: ticket for ticket in self._zendesk.find_tickets(item.entity_id)}
-        exists = ticket_id in tickets
-        status = tickets[ticket_id].status if exists else "deleted"
+        """A closed ticket takes no note and gets a follow-up; for one that was deleted a new ticket is made. Unless
+        another item of the post has had that done already: then the note goes there."""
+        tickets = self._zendesk.find_tickets(item.entity_id)
+        status = {ticket.id: ticket.status for ticket in tickets}.get(ticket_id, "deleted")
         if not status and "status" in (refusal.code or ""):
             status = "closed"  # the list does not say, but the status is what the note was refused for
         if status not in ("closed", "deleted"):
             raise refusal
+        if tickets and tickets[0].id > ticket_id and tickets[0].status != "closed":
+            return self._note_instead(item, tickets[0].id)
+        exists = status == "closed"
         body = ticket_body(_post(item), self._style, follow_up_of=ticket_id if exists else None)
-        item = self._refrozen(item, Request(body, _key(item, "instead", ticket_id)))
+        item = self._refrozen(item, Request(body, _key(item, "instead", ticket_id, item.attempts)))
         return self._create(item, "follow_up_created" if exists else "ticket_created")
 
     def _refrozen(self, item: Item, request: Request) -> Item:

@@ -18,7 +18,7 @@ from outbound import Unavailable
 from records import Records
 from sandbox.server import Server
 from sandbox.zendesk import FakeZendesk
-from store import StoreUnavailable
+from store import PARKED, StoreUnavailable
 from tickets import Style
 from zendesk_client import Ticket, ZendeskClient
 
@@ -671,3 +671,60 @@ def test_no_record_of_an_attempt_holds_a_customers_words(
     [attempt] = Records(inbox).attempts([1])
     [record] = Records(inbox).find("e1")
     assert attempt.code == "RecordInvalid base" and said not in f"{attempt} {record}"
+
+
+# Items of one post that overtake each other: a person had one that was parked sent again
+
+
+def refused(delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock, event: str) -> None:
+    """Zendesk refuses the event's ticket, and it is parked."""
+    zendesk.faults.fail(1, 422, method="POST", path="/api/v2/tickets")
+    inbox.accept([new_item(event)])
+    drain(delivery, clock)
+
+
+def retry(inbox: Inbox) -> None:
+    assert inbox.retry([parked.id for parked in Records(inbox).latest(PARKED)])
+
+
+def test_an_item_whose_post_got_its_ticket_from_another_item_meanwhile_becomes_a_note(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    refused(delivery, inbox, zendesk, clock, "e1")
+    zendesk.faults.reset(1, method="POST", path="/api/v2/tickets")
+    inbox.accept([new_item("e2")])
+    delivery.deliver_due()
+    retry(inbox)
+    drain(delivery, clock)
+    [ticket] = zendesk.tickets
+    assert ["e2" in comment.html_body for comment in ticket.comments] == [False, True]
+
+
+def test_a_note_for_a_ticket_that_was_followed_up_meanwhile_goes_on_the_follow_up(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    refused(delivery, inbox, zendesk, clock, "e1")
+    inbox.accept([new_item("e2")])
+    drain(delivery, clock)
+    zendesk.faults.reset(1, method="PUT")
+    inbox.accept([new_item("e3")])
+    delivery.deliver_due()
+    zendesk.close_ticket(zendesk.tickets[0].id)
+    retry(inbox)
+    drain(delivery, clock)
+    closed, follow_up = zendesk.tickets
+    assert [len(ticket.comments) for ticket in (closed, follow_up)] == [1, 2]
+    assert "e1" in follow_up.comments[0].html_body and "e3" in follow_up.comments[1].html_body
+
+
+def test_a_follow_up_that_was_refused_is_sent_again_under_another_key(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    inbox.accept([new_item("e1")])
+    drain(delivery, clock)
+    zendesk.close_ticket(zendesk.tickets[0].id)
+    refused(delivery, inbox, zendesk, clock, "e2")
+    retry(inbox)
+    drain(delivery, clock)
+    keys = [call.idempotency_key for call in creations(zendesk)]
+    assert len(zendesk.tickets) == 2 and len({*keys}) == len(keys) == 3
