@@ -102,7 +102,7 @@ def due(found: Mapping[str, Trouble], kept: Mapping[str, Told], now: float) -> d
 
 def _news(subject: str, trouble: Trouble | None, told: Told, now: float) -> tuple[str, Told]:
     if trouble is None:
-        text = WELL[subject] if told.level else ""
+        text = WELL.get(subject, "") if told.level else ""
         return text, Told(told_at=told.told_at)
     since = now if told.since is None else min(told.since, now)  # the clock may have been set back
     told = replace(told, since=since, level=min(told.level, trouble.level))

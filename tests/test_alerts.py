@@ -233,6 +233,12 @@ def test_what_has_been_told_and_lasts_is_no_news() -> None:
     assert due(LASTING, {"waiting": told}, NOW + 5) == {}
 
 
+def test_a_subject_that_a_later_release_kept_breaks_nothing_after_a_rollback() -> None:
+    assert due({}, {"of a later release": Told(told_at=NOW, level=1)}, NOW) == {
+        "of a later release": ("", Told(told_at=NOW))
+    }
+
+
 # Sending
 
 
