@@ -83,8 +83,8 @@ def _subscription_troubles(now: Standing) -> dict[str, Trouble]:
     if state == PAUSED:
         return {"subscription": Trouble(f"Labels make no tickets: {detail}.", again=False)}
     if now.now - MENDED_S < now.mended_at <= now.now:
-        said = "The subscription was gone or changed in Khoros and was made anew. Posts labelled in the hour before may"
-        text = f"{said} have made no ticket: label those again."
+        said = "The subscription was gone, changed or disabled in Khoros, and was mended."
+        text = f"{said} Posts labelled in the hour before may have made no ticket: label those again."
         return {"lost_labels": Trouble(text, level=int(now.mended_at), again=False)}
     return {}
 

@@ -145,9 +145,9 @@ class Subscriber:
                 return Connection(PAUSED, LEFT_PAUSED, held.uuid, held.created_date)
             if held.status == "DISABLED":
                 self._khoros.set_status(held.uuid, "ACTIVE")
-                event(
-                    "subscription_reactivated", logging.ERROR, subscription=held.uuid, reason="Khoros had disabled it"
-                )
+                reason = "Khoros had disabled it"
+                event("subscription_reactivated", logging.ERROR, subscription=held.uuid, reason=reason)
+                self._mended()
         except ServiceError as error:
             return Connection(REFUSED if isinstance(error, AuthFailed) else FAILED, str(error))
         return Connection(SUBSCRIBED, "", held.uuid, held.created_date, upserted_at=upserted_at)
@@ -164,9 +164,13 @@ class Subscriber:
         if not first:
             reason = "it was gone" if held is None else "it was changed"
             event("subscription_mended", logging.WARNING, reason=reason, subscription=made.uuid)
-            self._inbox.remember("subscription_mended_at", str(self._inbox.now()))
+            self._mended()
         disabled = held is not None and held.status == "DISABLED" and made.uuid == held.uuid
         return replace(made, status="DISABLED") if disabled else made
+
+    def _mended(self) -> None:
+        """Remembers that labels may have been lost: alerts.py tells of it."""
+        self._inbox.remember("subscription_mended_at", str(self._inbox.now()))
 
     def _is_as_wanted(self, held: Subscription, uri: str) -> bool:
         wanted = (uri, EVENT_NAME, self._config.label.pattern)

@@ -383,6 +383,7 @@ def test_a_disabled_subscription_is_activated_again_loudly(
     an_hour_later(new_subscriber(config, inbox) if at_start else subscriber, clock)
     assert (only(khoros).status, subscriber.connection().state) == ("ACTIVE", "subscribed")
     assert fields(caplog, "subscription_reactivated")["level"] == logging.ERROR
+    assert inbox.recall("subscription_mended_at") == str(inbox.now())  # labels may have been lost: people are told
 
 
 @SQLITE
