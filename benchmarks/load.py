@@ -37,7 +37,7 @@ class _Connection:
 def most_per_s(side: Side, seconds: int) -> float:
     """As many acknowledgements a second as wrk gets from one thread and 50 connections."""
     url = f"http://127.0.0.1:{side.port}{side.path}"
-    options = ["-t1", f"-c{CONNECTIONS}", f"-d{seconds}", "-s", str(HERE / "acks.lua"), url]
+    options = ["-t1", f"-c{CONNECTIONS}", f"-d{seconds}", "--timeout", "10s", "-s", str(HERE / "acks.lua"), url]
     command = ["wrk", *options, "--", TOKEN, LABEL, str(COMPANY_ID)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603 - our own command
     figures = json.loads(output.splitlines()[-1])
