@@ -261,7 +261,7 @@ def hold_open(it: World, findings: Findings, count: int) -> None:
     ]
     with ExitStack() as stack:
         socks = [stack.enter_context(socket.create_connection(("127.0.0.1", it.relay.port))) for _ in range(count)]
-        for sock, kind in zip(socks, itertools.cycle(kinds)):  # noqa: B905 - the cycle has no end
+        for sock, kind in zip(socks, itertools.cycle(kinds)):
             sock.sendall(kind)
         end_at = time.monotonic() + WHOLE_WITHIN_S + GOOD_WITHIN_S
         for sock in socks:
