@@ -19,6 +19,7 @@ import pytest
 from browser import browser  # noqa: F401 - a fixture, for whoever asks for it
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
+from said import Said
 
 import logfmt
 from app import Relay, create_app
@@ -46,6 +47,15 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
+
+
+@pytest.fixture(scope="session", autouse=True)
+def said() -> Iterator[Said]:
+    """What the service says during the whole run. In the end no line of it may hold a secret or a customer's words."""
+    said = Said(*PRIVATE)
+    with said.listening():
+        yield said
+    assert said.leaks() == []
 
 
 @pytest.fixture
@@ -128,6 +138,7 @@ def emptied(postgresql: Any) -> Callable[[], str]:
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there, so every call fails at once
 TOKEN, OLD_TOKEN = "made-up-bearer-token", "made-up-bearer-token-of-before"
 TEXT, AUTHOR = "My order never came, I am furious", "Jo Customer"
+PRIVATE = (TOKEN, OLD_TOKEN, "made-up-khoros-token", "made-up-client-secret", "made-up-api-token", TEXT, AUTHOR)
 
 
 def new_config(**changes: Any) -> Config:
@@ -286,7 +297,7 @@ def clean_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
     form = logfmt.Formatter().format
     lines = [form(record) for phase in ("setup", "call") for record in caplog.get_records(phase)]
-    for private in (TOKEN, "made-up-khoros-token", "made-up-client-secret", "made-up-api-token", TEXT, AUTHOR):
+    for private in PRIVATE:
         assert not [line for line in lines if private in line]
 
 
