@@ -728,3 +728,17 @@ def test_a_follow_up_that_was_refused_is_sent_again_under_another_key(
     drain(delivery, clock)
     keys = [call.idempotency_key for call in creations(zendesk)]
     assert len(zendesk.tickets) == 2 and len({*keys}) == len(keys) == 3
+
+
+def test_a_follow_up_whose_answer_was_lost_is_sent_again_under_the_same_key(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    inbox.accept([new_item("e1")])
+    drain(delivery, clock)
+    zendesk.close_ticket(zendesk.tickets[0].id)
+    zendesk.faults.reset(1, effect=True, method="POST", path="/api/v2/tickets")
+    inbox.accept([new_item("e2")])
+    drain(delivery, clock)
+    _, lost, again = creations(zendesk)
+    assert (lost.idempotency_key, lost.body) == (again.idempotency_key, again.body)
+    assert again.idempotency_lookup == "hit" and len(zendesk.tickets) == 2
