@@ -269,9 +269,9 @@ def tell(here: World, took_s: float, failed: list[BaseException]) -> None:
 
 
 def drain(here: World) -> bool:
-    """Waits until all that was acknowledged is in Zendesk, and judges it."""
+    """Waits until nothing waits any more, and judges what was acknowledged."""
     wanted, ended_at = here.labelled(202), time.monotonic()
-    drained = wait_for(lambda: here.waiting() == 0 and wanted.keys() <= here.told().keys())
+    drained = wait_for(lambda: here.waiting() == 0)
     print(f"  {'drained' if drained else 'NOT DRAINED'} {time.monotonic() - ended_at:.1f} s after the last call")
     return verdict("acknowledged", wanted, here) and drained
 
