@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from delivery import CHECK_ID
 from khoros_client import EVENT_NAME, Subscription
-from outbound import Bearer, ServiceError, new_session, send
-from store import StoreUnavailable
+from outbound import Bearer, ServiceError, Unavailable, new_session, send
+from records import span
+from store import PARKED, StoreUnavailable
 from subscription import NOTIFICATIONS_PATH
 from zendesk_client import API_TOKENS_END, SCOPE
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from app import Relay
 
 OK, NOTE, FAILED = "ok", "note", "failed"
+TEST_POST = "relay-test:"  # how the ids of the posts of `send-test` begin
 Found = tuple[str, str] | tuple[str, str, str]  # how it went, what was found, and what to do
 
 
@@ -36,10 +38,8 @@ def run(relay: Relay) -> Iterator[Check]:
     for name, check in CHECKS.items():
         try:
             yield Check(name, *check(relay))
-        except StoreUnavailable as error:
-            yield Check(name, FAILED, str(error), "Check DATABASE_URL, and that the database is up and has room.")
-        except ServiceError as error:
-            yield Check(name, FAILED, f"{error}.", _advice(error))
+        except (ServiceError, StoreUnavailable) as error:
+            yield Check(name, FAILED, str(error), advice(error))
 
 
 def database(relay: Relay) -> Found:
@@ -49,59 +49,56 @@ def database(relay: Relay) -> Found:
     found = f"{kind}, writable; " + ", ".join(f"{count:,} {state}" for state, count in states.items())
     if kind == "SQLite" and relay.config.on_dyno:
         return NOTE, found, "Heroku wipes this disk at each restart: heroku addons:create heroku-postgresql:essential-0"
+    if states[PARKED]:
+        return NOTE, found, "What is parked needs a person: flask --app app inbox list"
     return OK, found
 
 
 def khoros_token(relay: Relay) -> Found:
-    who = relay.khoros.whoami()
-    return OK, f"it belongs to user {who.get('id', 'without a number')}"
-
-
-def khoros_company(relay: Relay) -> Found:
-    listed = relay.khoros.whoami().get("companies")
+    who, wanted = relay.khoros.whoami(), str(relay.config.company_id)
+    listed = who.get("companies")
     companies = listed if isinstance(listed, list) else []
     ids = [str(company.get("id")) for company in companies if isinstance(company, dict)]
-    wanted = str(relay.config.company_id)
-    if not ids:
-        return NOTE, "Khoros does not say which companies the token sees"
-    if wanted not in ids:
-        found = f"the token does not see company {wanted}; it sees {', '.join(ids)}"
+    if ids and wanted not in ids:
+        found = f"it does not see company {wanted}, but {', '.join(ids)}"
         return FAILED, found, "Correct SPREDFAST_COMPANY_ID, or have the token's user added to the company."
-    return OK, f"the token sees company {wanted}"
+    sees = f"sees company {wanted}" if ids else "may see any company: Khoros does not say"
+    return OK, f"it belongs to user {who.get('id', 'without a number')} and {sees}"
 
 
 def khoros_subscription(relay: Relay) -> Found:
     ours = relay.subscriber.ours(relay.khoros.subscriptions())
     if not ours:
-        found = f"Khoros has none named {relay.config.external_id}"
-        return FAILED, found, "Start the service, it subscribes by itself; its log says event=subscribed."
+        why = relay.subscriber.connection().detail or "The service subscribes by itself when it runs: start it."
+        return FAILED, f"Khoros has none named {relay.config.external_id}", why
     if len(ours) > 1:
-        uuids = " ".join(held.uuid for held in ours)
-        return FAILED, f"{len(ours)} have our name: {uuids}", "Each posts every event: delete all but one in Khoros."
+        to_do = "Each posts every event. For each: flask --app app subscription delete; then: subscription resume"
+        return FAILED, f"{len(ours)} have our name: {' '.join(held.uuid for held in ours)}", to_do
     return _as_it_should_be(ours[0], relay)
 
 
 def _as_it_should_be(held: Subscription, relay: Relay) -> Found:
-    wanted_uri = "" if relay.config.polling else relay.subscriber.public_url() + NOTIFICATIONS_PATH
+    address = "" if relay.config.polling else relay.subscriber.public_url()
+    wanted_uri = address and address + NOTIFICATIONS_PATH
     if held.status not in ("ACTIVE", ""):
         return FAILED, f"{held.uuid} is {held.status}", "To go on: flask --app app subscription resume"
     if held.query != relay.config.label.pattern or held.event_name != EVENT_NAME:
         found = f"{held.uuid} hears of {held.event_name}, label {held.query or 'any'}"
-        return FAILED, found, "Restart the service: it corrects its subscription when it starts."
-    if wanted_uri != NOTIFICATIONS_PATH and held.notification_uri != wanted_uri:
+    elif (wanted_uri or relay.config.polling) and held.notification_uri != wanted_uri:
         found = f"{held.uuid} posts to {held.notification_uri or 'nowhere'} instead of {wanted_uri or 'nowhere'}"
-        return FAILED, found, "Restart the service: it corrects its subscription when it starts."
-    return OK, f"{held.uuid}, active, label {held.query}"
+    else:
+        return OK, f"{held.uuid}, active, label {held.query}"
+    return FAILED, found, "Restart the service with these variables: it corrects its subscription when it starts."
 
 
 def label(relay: Relay) -> Found:
-    pattern, seen = relay.config.label.pattern, relay.records.latest(most=1)
+    seen = [record for record in relay.records.latest() if not record.entity_id.startswith(TEST_POST)]
     if seen:
-        return OK, f"posts with the label {pattern} have come in"
+        return OK, f"the latest labelled post came in {span(relay.inbox.now() - seen[0].received_at)} ago"
     return (
         NOTE,
-        f"no post with the label {pattern} has come in yet; Khoros has no call that tells whether a label exists",
-        "Compare SPREDFAST_LABEL_NAME with the label in the Conversations Inbox, letter by letter, then apply it once.",
+        f"no post labelled {relay.config.label.pattern} has come in yet, and Khoros cannot be asked for its labels",
+        "Compare SPREDFAST_LABEL_NAME with the label in the Conversations Inbox, letter by letter, and apply it once.",
     )
 
 
@@ -113,46 +110,43 @@ def public_address(relay: Relay) -> Found:
     if not address:
         to_do = "Set PUBLIC_URL to the service's own address, or on Heroku open the app once: heroku open"
         return FAILED, "the service does not know its own address", to_do
-    status = notify(relay, address, {"eventName": "relay-check", "eventUuid": str(uuid.uuid4())})
+    try:
+        status = notify(relay, address, {"eventName": "relay-check", "eventUuid": str(uuid.uuid4())})
+    except Unavailable as error:
+        to_do = "Start the service, or correct PUBLIC_URL."
+        return FAILED, f"{address}: {error}", advice(error) if CERTIFICATE in str(error) else to_do
     if status == 202:
         return OK, f"{address} answers and takes our token"
     if status == 401:
         to_do = "The service there runs with another NOTIFICATION_BEARER_TOKEN: restart it with this one."
         return FAILED, f"{address} answers, but refuses our token", to_do
-    to_do = "Something else answers there, or the service does not run: correct PUBLIC_URL, or look at its log."
-    return FAILED, f"{address}{NOTIFICATIONS_PATH} answered {status}", to_do
+    to_do = "Something else answers there, or the service is ill: correct PUBLIC_URL, or look at its log."
+    return FAILED, f"{address}{NOTIFICATIONS_PATH} answered {status} instead of 202", to_do
 
 
 def zendesk_credential(relay: Relay) -> Found:
     """Whether Zendesk takes us for an agent. A token of our scopes may not ask who it is, and is none the worse."""
     relay.zendesk.find_tickets(CHECK_ID)
     try:
-        role = relay.zendesk.me()
+        of = f" of an {relay.zendesk.me()}"
     except ServiceError as error:
         if error.status != 403:
             raise
-        role = ""
-    if relay.zendesk.uses_api_token:
-        return NOTE, f"an API token of an {role}", f"It stops working on {API_TOKENS_END}: make an OAuth client."
-    return OK, f"an OAuth client{f' of an {role}' if role else ''}, granted {SCOPE}"
-
-
-def zendesk_limit(relay: Relay) -> Found:
+        of = ""
     rate = relay.zendesk.rate
-    if rate is None:
-        return NOTE, "Zendesk did not say what is left of its rate limit"
-    return OK, f"{rate.remaining:,} calls left, renewed in {rate.reset_s:.0f} s"
+    left = f"; {rate.remaining:,} calls left, renewed in {rate.reset_s:.0f} s" if rate else ""
+    if relay.zendesk.uses_api_token:
+        return NOTE, f"an API token{of}{left}", f"It stops working on {API_TOKENS_END}: make an OAuth client."
+    return OK, f"an OAuth client{of}, granted {SCOPE}{left}"
 
 
 CHECKS: dict[str, Callable[[Relay], Found]] = {
     "database": database,
-    "Khoros: access token": khoros_token,
-    "Khoros: company": khoros_company,
-    "Khoros: subscription": khoros_subscription,
-    "Khoros: label": label,
+    "Khoros access token": khoros_token,
+    "Khoros subscription": khoros_subscription,
+    "Khoros label": label,
     "public address": public_address,
-    "Zendesk: credential": zendesk_credential,
-    "Zendesk: rate limit": zendesk_limit,
+    "Zendesk credential": zendesk_credential,
 }
 
 
@@ -162,21 +156,35 @@ def notify(relay: Relay, address: str, event: Mapping[str, Any]) -> int:
     return send(new_session(pool_size=1), "POST", address + NOTIFICATIONS_PATH, json=body, auth=auth).status
 
 
-def _advice(error: ServiceError) -> str:
-    known = (advice for words, advice in ADVICE.items() if words in str(error))
-    return next(known, "Try again in a minute; if it stays, the service's status page or its support can tell more.")
+def advice(error: Exception | str) -> str:
+    """What to do about an error that a client, the database or the gate told."""
+    known = (to_do for words, to_do in ADVICE.items() if words in str(error))
+    if isinstance(error, StoreUnavailable):
+        return next(known, "Check DATABASE_URL, and that the database is up and has room.")
+    return next(known, "Try again in a minute; if it stays, look at that service's status page or ask its support.")
 
 
 OAUTH_CLIENTS = "Zendesk Admin Center > Apps and integrations > APIs > OAuth clients"
+KHOROS_ADDRESS = "Correct KHOROS_API_URL; normally it is not set at all."
+ZENDESK_ADDRESS = "Correct ZENDESK_API_URL to the account's own address, like https://acme.zendesk.com."
+CERTIFICATE = "(SSLError)"
 ADVICE = {
+    "later release": "Deploy that release again, or set DATABASE_URL to another database.",
+    "database is locked": "Another process holds it: end that one, or try again.",
     "Developer Inactive": "Sign in to Khoros as the relay's user, get a new access token, set SPREDFAST_API_TOKEN.",
-    "does not allow this application": "Ask Khoros support to enable the token's client id for SPREDFAST_COMPANY_ID.",
+    "does not allow this application": "Check SPREDFAST_COMPANY_ID; if it is right, ask Khoros support to "
+    "enable the token's client id for that company.",
     "refuses SPREDFAST_API_TOKEN": "Copy the access token again from the profile settings in Khoros.",
-    "KHOROS_API_URL": "Correct KHOROS_API_URL; normally it is not set at all.",
+    "KHOROS_API_URL": KHOROS_ADDRESS,
+    "Khoros answered 404": KHOROS_ADDRESS,
+    "a web page instead": KHOROS_ADDRESS,
+    "Zendesk answered 404": ZENDESK_ADDRESS,
+    "not JSON": ZENDESK_ADDRESS,
+    "ZENDESK_API_URL": ZENDESK_ADDRESS,
     "ZENDESK_CLIENT_ID": f"Copy Identifier and Secret again: {OAUTH_CLIENTS}.",
-    "lacks the scope": f"Let the OAuth client have the scopes {SCOPE}.",
+    "lacks the scope": f"Let the OAuth client have the scopes {SCOPE}: {OAUTH_CLIENTS}.",
     "takes us for": "Use the credentials of an agent who may create and see tickets.",
-    "ZENDESK_API_URL": "Correct ZENDESK_API_URL to the account's own address, like https://acme.zendesk.com.",
     "their rights": "Check the Zendesk credentials, and that their agent may create, comment on and see tickets.",
-    "gave no answer": "Check the address for typing errors, and that this machine may reach it.",
+    CERTIFICATE: "Nothing there has a valid certificate for https: renew it, or correct the address.",
+    "gave no answer": "Does it run? Check the address for typing errors, and that this machine may reach it.",
 }

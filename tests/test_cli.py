@@ -223,7 +223,7 @@ def test_with_the_database_down_one_line_says_where_to_look(
     app = new_app(replace(config, database_url="sqlite:////nowhere/at/all/relay.db"))
     result = run(app.test_cli_runner(), *words)
     assert (result.exit_code, no_traceback(result)) == (1, True)
-    assert "check DATABASE_URL." in result.output and len(result.output.splitlines()) == 1
+    assert "Check DATABASE_URL" in result.output and len(result.output.splitlines()) == 1
 
 
 def test_delete_with_the_database_down_deletes_nothing(
@@ -286,7 +286,7 @@ def test_with_the_database_down_the_inbox_commands_say_where_to_look(
     app = new_app(new_config(database_url="sqlite:////nowhere/at/all/relay.db"))
     result = app.test_cli_runner().invoke(args=["inbox", *words])
     assert (result.exit_code, no_traceback(result)) == (1, True)
-    assert "check DATABASE_URL." in result.output and len(result.output.splitlines()) == 1
+    assert "Check DATABASE_URL" in result.output and len(result.output.splitlines()) == 1
 
 
 def test_show_after_a_delete_does_not_promise_that_a_start_makes_it_again(
