@@ -184,7 +184,8 @@ def _deliver_once(relay: Relay, told: Sequence[int]) -> None:
             left = _watch(relay, left, told)
     if left:
         raise Failed(f"{left:,} still wait. {_why_it_waits(relay, 'To go on: flask --app app deliver --once')}")
-    click.echo("Nothing is left to deliver.")
+    parked = _attempt(relay.inbox.counts).parked
+    click.echo(f"Nothing is left to deliver.{f' {parked:,} parked: flask --app app inbox list' if parked else ''}")
 
 
 def _watch(relay: Relay, left: int, told: Sequence[int]) -> int:
@@ -287,7 +288,7 @@ def retry(ids: tuple[int, ...], everything: bool) -> None:
     relay = _relay()
     ids = _parked_ids(relay) if everything else tuple(set(ids))
     sent = _attempt(lambda: relay.inbox.retry(ids))
-    click.echo(f"{sent} of {len(ids)} wait to be sent again; the running service takes them within a second.")
+    click.echo(f"{sent} of {len(ids)} put back; the running service sends them within a second.")
     if sent < len(ids):
         raise Failed("the others are not parked, or were never readable: see inbox list")
 

@@ -268,13 +268,13 @@ def test_nothing_parked_is_said_so(runner: FlaskCliRunner) -> None:
 
 def test_a_parked_post_can_be_sent_again(runner: FlaskCliRunner, parked: Inbox) -> None:
     result = runner.invoke(args=["inbox", "retry", "1"])
-    assert (result.exit_code, result.output[:30]) == (0, "1 of 1 wait to be sent again; ")
+    assert (result.exit_code, result.output[:17]) == (0, "1 of 1 put back; ")
     assert [row[2] for row in rows(parked)] == ["pending", "parked"]
 
 
 def test_what_nobody_can_read_is_not_sent_again_and_the_command_says_so(runner: FlaskCliRunner, parked: Inbox) -> None:
     result = runner.invoke(args=["inbox", "retry", "1", "2", "77"])
-    assert result.exit_code == 1 and result.output.startswith("1 of 3 wait to be sent again;")
+    assert result.exit_code == 1 and result.output.startswith("1 of 3 put back;")
     assert "Error: the others are not parked, or were never readable: see inbox list" in result.output
     assert [row[2] for row in rows(parked)] == ["pending", "parked"]
 
