@@ -38,8 +38,11 @@ def run(relay: Relay) -> Iterator[Check]:
     for name, check in CHECKS.items():
         try:
             yield Check(name, *check(relay))
-        except (ServiceError, StoreUnavailable) as error:
+        except ServiceError as error:
             yield Check(name, FAILED, str(error), advice(error))
+        except StoreUnavailable as error:
+            said, _, remedy = str(error).partition("; ")
+            yield Check(name, FAILED, said, remedy or CHECK_DATABASE)
 
 
 def database(relay: Relay) -> Found:
@@ -157,20 +160,17 @@ def notify(relay: Relay, address: str, event: Mapping[str, Any]) -> int:
 
 
 def advice(error: Exception | str) -> str:
-    """What to do about an error that a client, the database or the gate told."""
+    """What to do about an error that a client or the gate told."""
     known = (to_do for words, to_do in ADVICE.items() if words in str(error))
-    if isinstance(error, StoreUnavailable):
-        return next(known, "Check DATABASE_URL, and that the database is up and has room.")
     return next(known, "Try again in a minute; if it stays, look at that service's status page or ask its support.")
 
 
+CHECK_DATABASE = "check DATABASE_URL, and that the database is up"
 OAUTH_CLIENTS = "Zendesk Admin Center > Apps and integrations > APIs > OAuth clients"
 KHOROS_ADDRESS = "Correct KHOROS_API_URL; normally it is not set at all."
 ZENDESK_ADDRESS = "Correct ZENDESK_API_URL to the account's own address, like https://acme.zendesk.com."
 CERTIFICATE = "(SSLError)"
 ADVICE = {
-    "later release": "Deploy that release again, or set DATABASE_URL to another database.",
-    "database is locked": "Another process holds it: end that one, or try again.",
     "Developer Inactive": "Sign in to Khoros as the relay's user, get a new access token, set SPREDFAST_API_TOKEN.",
     "does not allow this application": "Check SPREDFAST_COMPANY_ID; if it is right, ask Khoros support to "
     "enable the token's client id for that company.",

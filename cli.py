@@ -452,7 +452,8 @@ def _attempt(step: Callable[[], Any]) -> Any:
     except ServiceError as error:
         raise Failed(f"{error}. {checks.advice(error)}") from error
     except StoreUnavailable as error:
-        raise Failed(f"Database: {error}. {checks.advice(error)}") from error
+        said = str(error) if "; " in str(error) else f"{error}; {checks.CHECK_DATABASE}"
+        raise Failed(f"Database: {said}.") from error
 
 
 COMMANDS = (check, trace, deliver, purge, send_test, inbox, subscription)

@@ -335,7 +335,7 @@ class Store:
         db.execute(self._insert_memory, [{"name": name, "value": value} for name, value in first.items()])
         version = int(db.execute(RECALL, {"of_name": "schema_version"}).scalar_one())
         if version > SCHEMA_VERSION:
-            raise StoreUnavailable(f"the database was made by a later release, schema {version}: deploy that one again")
+            raise StoreUnavailable(f"the database was made by a later release, schema {version}; deploy that one again")
         if version < SCHEMA_VERSION:
             for index in items.indexes:
                 index.create(db, checkfirst=True)

@@ -1,11 +1,15 @@
-"""The commands: what a person reads, the exit code, and what is then true in Khoros."""
+"""The commands: what a person and a program read, the exit code, and what is then true."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -24,8 +28,13 @@ from flask import Flask
 from flask.testing import FlaskCliRunner
 
 from config import Config
-from inbox import Inbox, NewItem
+from gate import OUTAGE
+from inbox import Attempt, Inbox, NewItem
 from sandbox.khoros import FakeKhoros
+from sandbox.relay import free_port
+from sandbox.server import Server
+from sandbox.zendesk import FakeZendesk
+from store import StoreUnavailable
 
 pytestmark = pytest.mark.usefixtures("clean_log")
 
@@ -223,7 +232,7 @@ def test_with_the_database_down_one_line_says_where_to_look(
     app = new_app(replace(config, database_url="sqlite:////nowhere/at/all/relay.db"))
     result = run(app.test_cli_runner(), *words)
     assert (result.exit_code, no_traceback(result)) == (1, True)
-    assert "Check DATABASE_URL" in result.output and len(result.output.splitlines()) == 1
+    assert "DATABASE_URL must lead into a folder" in result.output and len(result.output.splitlines()) == 1
 
 
 def test_delete_with_the_database_down_deletes_nothing(
@@ -256,9 +265,10 @@ def parked(inbox: Inbox) -> Inbox:
 
 def test_what_is_parked_is_listed_without_anyones_words(runner: FlaskCliRunner, parked: Inbox) -> None:
     result = runner.invoke(args=["inbox", "list"])
-    _, unreadable, refused, total = result.output.splitlines()
+    _, unreadable, why, refused, reason, total = result.output.splitlines()
     assert (refused.split()[0], unreadable.split()[0], result.exit_code) == ("1", "2", 0)
-    assert "twitter:1" in refused and "Zendesk answered 422" in refused and " -  " in unreadable
+    assert "twitter:1" in refused and unreadable.endswith("-") and why.strip() == "eventName is missing"
+    assert reason.strip() == "Zendesk answered 422"
     assert total == "2 parked. Send again with: flask --app app inbox retry ITEM" and TEXT not in result.output
 
 
@@ -286,7 +296,7 @@ def test_with_the_database_down_the_inbox_commands_say_where_to_look(
     app = new_app(new_config(database_url="sqlite:////nowhere/at/all/relay.db"))
     result = app.test_cli_runner().invoke(args=["inbox", *words])
     assert (result.exit_code, no_traceback(result)) == (1, True)
-    assert "Check DATABASE_URL" in result.output and len(result.output.splitlines()) == 1
+    assert "DATABASE_URL must lead into a folder" in result.output and len(result.output.splitlines()) == 1
 
 
 def test_show_after_a_delete_does_not_promise_that_a_start_makes_it_again(
@@ -311,3 +321,333 @@ def test_a_delete_that_khoros_refused_does_not_leave_the_service_thinking_it_is_
 def test_the_code_is_not_said_twice(config: Config, app: Flask, khoros: FakeKhoros) -> None:
     khoros.faults.outage(503)
     assert "503 503" not in app.test_cli_runner().invoke(args=["subscription", "show"]).output
+
+
+# In general
+
+DOWN = "sqlite:////nowhere/at/all/relay.db"
+DOWN_503 = "Zendesk answered 503"
+TELLING = (
+    *("trace x", "inbox list", "inbox show 1", "subscription show", "send-test"),
+    *(
+        "subscription pause",
+        "subscription resume",
+        "inbox retry 1",
+        "inbox discard --yes 1",
+        "purge --before 2026-01-01",
+    ),
+    "deliver --once",
+)
+
+
+@pytest.mark.parametrize("words", [words for words in TELLING if not words.startswith("sub")])
+def test_with_the_database_down_one_line_says_where_to_look_and_what_to_do(
+    words: str, config: Config, new_app: Callable[[Config], Flask]
+) -> None:
+    app = new_app(replace(config, database_url=DOWN, polling=True))
+    result = invoke(app, *words.split())
+    assert (result.exit_code, result.stdout, no_traceback(result)) == (1, "", True)
+    assert result.stderr.splitlines()[-1].startswith(
+        "Error: Database: OperationalError: unable to open database file; DATABASE_URL must lead into a folder "
+    )
+
+
+@pytest.mark.parametrize("words", TELLING[:5])
+def test_under_json_stdout_holds_one_value_when_a_command_fails_too(
+    words: str, config: Config, new_app: Callable[[Config], Flask], khoros: FakeKhoros
+) -> None:
+    khoros.faults.outage(503)
+    result = invoke(new_app(replace(config, database_url=DOWN)), *words.split(), "--json")
+    assert result.exit_code == 1 and result.stderr == f"Error: {json.loads(result.stdout)['error']}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("inbox show x", "inbox show 99999999999999999999", "inbox retry", "inbox discard", "inbox list --state lost"),
+        *("inbox list --limit 0", "purge", "purge --before 1.1.26", "trace", "send-test --wait 0", "nonsense"),
+    ],
+)
+def test_wrong_words_are_told_from_failures_by_the_exit_code(words: str, app: Flask) -> None:
+    result = invoke(app, *words.split())
+    assert (result.exit_code, no_traceback(result), result.stdout) == (2, True, "")
+
+
+def test_the_list_of_commands_tells_each_one_whole(runner: FlaskCliRunner) -> None:
+    for words in ([], ["inbox"], ["subscription"]):
+        assert "..." not in runner.invoke(args=[*words, "--help"]).output.partition("Commands:")[2]
+
+
+def invoke(app: Flask, *words: str) -> Result:
+    return app.test_cli_runner().invoke(args=list(words))
+
+
+# What became of a post
+
+
+@pytest.fixture
+def delivered(inbox: Inbox) -> Inbox:
+    """An inbox with one post that got its ticket at the third attempt; nobody lived to record the second."""
+    inbox.accept([new_item("e1", "twitter:1")])
+    for outcome in ("outage", None, "ticket_created"):
+        [item] = inbox.claim(1, 0, compose).items
+        if outcome:
+            done = {"state": "delivered", "ticket_id": 1001} if outcome == "ticket_created" else {"delay_s": 0.0}
+            attempt = Attempt(outcome, 0.25, 201, "RecordInvalid requester:UserSuspended", "zendesk-request-1")
+            inbox.settle(item, done, lambda gate, now: gate, attempt)
+    return inbox
+
+
+@pytest.mark.parametrize("name", ["e1", "twitter:1", "1001", "#1001", "1"])
+def test_a_post_is_traced_by_whatever_names_it(name: str, app: Flask, delivered: Inbox) -> None:
+    result = invoke(app, "trace", name, "--json")
+    [record] = json.loads(result.stdout)
+    assert (result.exit_code, record["ticket_id"], [tried["number"] for tried in record["tried"]]) == (0, 1001, [1, 3])
+
+
+def test_a_trace_shows_every_attempt_and_what_is_missing_and_fits_a_terminal(app: Flask, delivered: Inbox) -> None:
+    result = invoke(app, "trace", "1001")
+    lines = result.output.splitlines()
+    assert max(map(len, lines)) <= 80 and TEXT not in result.output
+    assert [line.split()[0] for line in lines if "2023-" in line and "ms" in line] == ["1", "3"]
+    assert lines.count("         RecordInvalid requester:UserSuspended request zendesk-request-1") == 2
+    assert "Attempts without a record: 2. Under way now, or ended before the answer came." in lines
+
+
+@pytest.mark.parametrize("name", ["twitter:2", "77", "9" * 30, "\udcff"])
+def test_what_is_not_known_is_said_so(name: str, app: Flask, delivered: Inbox) -> None:
+    result = invoke(app, "trace", name, "--json")
+    assert (result.exit_code, json.loads(result.stdout), no_traceback(result)) == (1, [], True)
+    assert result.stderr.startswith("Error: nothing is known of ")
+
+
+def test_an_item_is_shown_without_its_text_until_that_is_asked_for(app: Flask, parked: Inbox) -> None:
+    shown = invoke(app, "inbox", "show", "2")
+    assert "not readable" in shown.output and TEXT not in shown.output
+    assert TEXT in invoke(app, "inbox", "show", "2", "--payload").output
+    assert "payload" not in json.loads(invoke(app, "inbox", "show", "2", "--json").stdout)
+    whole = json.loads(invoke(app, "inbox", "show", "2", "--json", "--payload").stdout)
+    assert whole["payload"] == {"unreadable": TEXT}
+
+
+def test_a_post_cannot_play_with_the_terminal(app: Flask, inbox: Inbox) -> None:
+    inbox.accept([NewItem("e1", "twitter:1", {"text": "Grüße \x9b31m \u202e \x1b[2J"})])
+    shown = invoke(app, "inbox", "show", "1", "--payload").output
+    assert "Grüße \\u009b31m \\u202e \\u001b[2J" in shown
+
+
+def test_a_post_whose_text_was_emptied_says_so(app: Flask, delivered: Inbox) -> None:
+    emptied = invoke(app, "purge", "--before", "2099-01-01")
+    assert emptied.stdout == "1 delivered posts were emptied of their text.\n"
+    assert "Its text is no longer kept." in invoke(app, "inbox", "show", "1", "--payload").output
+
+
+def test_purge_keeps_what_was_delivered_on_the_day_or_later(app: Flask, delivered: Inbox) -> None:
+    assert invoke(app, "purge", "--before", "2023-11-14").stdout.startswith("0 ")
+
+
+def test_an_item_that_is_not_there_is_said_so(app: Flask) -> None:
+    assert "there is no item 7: see inbox list --state all" in invoke(app, "inbox", "show", "7").stderr
+
+
+def test_a_list_fits_a_terminal_and_says_when_there_may_be_more(app: Flask, inbox: Inbox) -> None:
+    inbox.accept([new_item("e0", "twitter:0", reason="word " * 40), new_item("e1", "twitter:1")])
+    lines = invoke(app, "inbox", "list", "--state", "all", "--limit", "2").stdout.splitlines()
+    assert max(map(len, lines)) <= 80 and len(lines) == 7
+    assert lines[-1] == "2 in all. There may be more: --limit."
+    assert [item["id"] for item in json.loads(invoke(app, "inbox", "list", "--json").stdout)] == [1]
+
+
+def test_every_parked_post_that_was_readable_can_be_sent_again_at_once(app: Flask, parked: Inbox) -> None:
+    assert invoke(app, "inbox", "retry", "--all").stdout.startswith("1 of 1 put back;")
+    assert invoke(app, "inbox", "retry", "--all").exit_code == 0
+
+
+def test_an_item_named_twice_is_one(app: Flask, parked: Inbox) -> None:
+    result = invoke(app, "inbox", "retry", "1", "1")
+    assert (result.exit_code, result.output[:17]) == (0, "1 of 1 put back; ")
+
+
+def test_discarding_asks_first_and_is_for_good(runner: FlaskCliRunner, parked: Inbox) -> None:
+    kept = runner.invoke(args=["inbox", "discard", "1"], input="n\n")
+    assert (kept.exit_code, [row[2] for row in rows(parked)]) == (1, ["parked", "parked"])
+    gone = runner.invoke(args=["inbox", "discard", "1"], input="y\n")
+    assert (gone.exit_code, [row[2] for row in rows(parked)]) == (0, ["discarded", "parked"])
+    again = runner.invoke(args=["inbox", "discard", "1", "--yes"])
+    assert again.exit_code == 1 and "the others are not parked: see inbox list" in again.stderr
+
+
+# The whole path
+
+
+@pytest.fixture
+def connected(config: Config, zendesk: FakeZendesk, new_app: Callable[[Config], Flask]) -> Iterator[Flask]:
+    """The app with a Zendesk, and served under its public address; nothing delivers yet."""
+    port, url = free_port(), zendesk.url  # type: ignore[attr-defined]  # the fixture gives the fake its address
+    app = new_app(replace(config, zendesk_url=url, public_url=f"http://127.0.0.1:{port}"))
+    with Server(app, port):
+        yield app
+
+
+@pytest.fixture
+def delivering(connected: Flask, new_app: Callable[[Config], Flask]) -> Iterator[Flask]:
+    service = relay_of(new_app(relay_of(connected).config))
+    service.delivery.start()
+    yield connected
+    service.delivery.stop(5)
+
+
+def test_a_test_post_goes_the_whole_way(delivering: Flask, zendesk: FakeZendesk) -> None:
+    result = invoke(delivering, "send-test")
+    [ticket] = zendesk.tickets
+    assert result.exit_code == 0 and f"/agent/tickets/{ticket.id}" in result.stdout
+    assert result.stdout.startswith(f"Taken over {relay_of(delivering).config.public_url}; ticket {ticket.id} after ")
+    told = json.loads(invoke(delivering, "send-test", "--json").stdout)
+    assert (told["state"], told["ticket_id"]) == ("delivered", ticket.id + 1)
+
+
+@pytest.mark.parametrize("changes", [{"public_url": ""}, {"polling": True}], ids=["no address", "polling"])
+def test_without_an_address_a_test_post_goes_straight_into_the_inbox(
+    changes: dict[str, Any], delivering: Flask, new_app: Callable[[Config], Flask]
+) -> None:
+    app = new_app(replace(relay_of(delivering).config, **changes))
+    assert invoke(app, "send-test").stdout.startswith("Taken straight into the inbox; ticket ")
+
+
+def test_a_test_post_that_zendesk_refuses_is_said_to_be_parked(delivering: Flask, zendesk: FakeZendesk) -> None:
+    zendesk.faults.fail(1, 422, method="POST", path="/api")
+    result = invoke(delivering, "send-test", "--json")
+    assert (result.exit_code, json.loads(result.stdout)["state"]) == (1, "parked")
+    assert "parked: Zendesk answered 422 RecordInvalid. To try again: flask --app app inbox retry 1" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("closed", "said"),
+    [
+        (False, "still waits after 1 s. Does a service run?"),
+        (True, "still waits after 1 s. Zendesk answered 503. Try a"),
+    ],
+    ids=["nothing delivers", "Zendesk is down"],
+)
+def test_a_test_post_that_waits_says_why(closed: bool, said: str, connected: Flask) -> None:
+    if closed:
+        relay_of(connected).inbox.move_gate(lambda gate, now: gate.after_failure(now, 0, OUTAGE, DOWN_503, None))
+    result = invoke(connected, "send-test", "--wait", "1")
+    assert result.exit_code == 1 and said in result.stderr
+
+
+def test_a_test_post_tells_when_the_service_does_not_take_it(
+    connected: Flask, new_app: Callable[[Config], Flask], tmp_path: Path
+) -> None:
+    config = relay_of(connected).config
+    other_token = invoke(new_app(replace(config, bearer_tokens=("another-made-up-token",))), "send-test")
+    assert (
+        other_token.exit_code == 1 and "answered 401 instead of 202. See: flask --app app check" in other_token.stderr
+    )
+    elsewhere = new_app(replace(config, database_url=f"sqlite:///{tmp_path / 'other.db'}"))
+    other_database = invoke(elsewhere, "send-test", "--wait", "1")
+    assert other_database.exit_code == 1 and "the service there has another DATABASE_URL" in other_database.stderr
+
+
+# Delivering by command
+
+
+@pytest.fixture
+def quiet_signals() -> Iterator[None]:
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+def fill(app: Flask, posts: int) -> None:
+    relay_of(app).inbox.accept([new_item(f"e{n}", f"twitter:{n}") for n in range(posts)])
+
+
+@pytest.mark.usefixtures("quiet_signals")
+class TestDeliverOnce:
+    def test_nothing_to_do_calls_nobody(self, connected: Flask, zendesk: FakeZendesk) -> None:
+        result = invoke(connected, "deliver", "--once")
+        assert (result.exit_code, result.stdout, zendesk.calls) == (0, "Nothing is left to deliver.\n", [])
+
+    def test_what_waits_is_delivered(self, connected: Flask, zendesk: FakeZendesk) -> None:
+        fill(connected, 25)
+        result = invoke(connected, "deliver", "--once")
+        assert (result.exit_code, result.stdout, len(zendesk.tickets)) == (0, "Nothing is left to deliver.\n", 25)
+        assert "Delivering 25 posts" in result.stderr and "event=ticket_created" in result.stderr
+
+    def test_a_terminal_shows_a_bar_instead_of_the_log(self, connected: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda self: True, raising=False)
+        fill(connected, 25)
+        result = invoke(connected, "deliver", "--once")
+        assert "100%" in result.stderr and "event=ticket_created" not in result.stderr
+
+    def test_what_was_parked_is_said(self, connected: Flask, zendesk: FakeZendesk) -> None:
+        fill(connected, 1)
+        zendesk.faults.fail(1, 422, method="POST", path="/api")
+        result = invoke(connected, "deliver", "--once")
+        assert (result.exit_code, result.stdout) == (
+            0,
+            "Nothing is left to deliver. 1 parked: flask --app app inbox list\n",
+        )
+
+    def test_a_zendesk_that_is_down_is_said_at_once_and_one_that_is_back_is_believed(
+        self, connected: Flask, zendesk: FakeZendesk, new_app: Callable[[Config], Flask]
+    ) -> None:
+        fill(connected, 1)
+        zendesk.faults.outage(503)
+        result = invoke(connected, "deliver", "--once")
+        assert (
+            result.exit_code == 1 and "Error: 1 still wait. Zendesk answered 503 DatabaseDeadlock. Try" in result.stderr
+        )
+        zendesk.faults.clear()
+        again = invoke(new_app(relay_of(connected).config), "deliver", "--once")
+        assert (again.exit_code, len(zendesk.tickets)) == (0, 1)
+
+    def test_credentials_refused_on_the_way_end_it(self, connected: Flask, zendesk: FakeZendesk) -> None:
+        fill(connected, 1)
+        zendesk.faults.outage(403, method="POST", path="/api")
+        result = invoke(connected, "deliver", "--once")
+        assert result.exit_code == 1 and "1 still wait. Zendesk answered 403 Forbidden" in result.stderr
+
+    def test_no_progress_ends_it(self, connected: Flask, zendesk: FakeZendesk, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("cli.STALLED_S", 0.2)
+        fill(connected, 1)
+        zendesk.faults.hang(1, 1, method="POST", path="/api")
+        result = invoke(connected, "deliver", "--once")
+        assert result.exit_code == 1 and "1 still wait. To go on: flask --app app deliver --once" in result.stderr
+
+
+@pytest.mark.usefixtures("quiet_signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("words", [["deliver"], ["deliver", "--once"]], ids=" ".join)
+def test_told_to_end_it_finishes_what_is_in_flight(
+    words: list[str], number: signal.Signals, connected: Flask, zendesk: FakeZendesk
+) -> None:
+    fill(connected, 12)
+    zendesk.faults.hang(8, 0.5, method="POST", path="/api", effect=True)
+
+    def tell() -> None:
+        if zendesk.faults.wait_until_hanging(8):
+            os.kill(os.getpid(), number)
+
+    telling = threading.Thread(target=tell)
+    telling.start()
+    result = invoke(connected, *words)
+    telling.join()
+    left = [row for row in rows(relay_of(connected).inbox) if row[2] == "pending"]
+    assert (len(left), len(zendesk.tickets)) == (4, 8)
+    assert result.exit_code == (1 if "--once" in words else 0)
+
+
+def test_a_database_that_the_store_knows_no_remedy_for_is_pointed_at(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone() -> None:
+        raise StoreUnavailable("OperationalError: connection refused")
+
+    monkeypatch.setattr(relay_of(app).inbox, "now", gone)
+    result = invoke(app, "purge", "--before", "2026-01-01")
+    assert result.stderr == (
+        "Error: Database: OperationalError: connection refused; check DATABASE_URL, and that the database is up.\n"
+    )

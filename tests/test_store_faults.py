@@ -83,7 +83,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "the first page": (lambda file: file.write_bytes(os.urandom(4096) + file.read_bytes()[4096:]), "DATABASE_URL"),
     "truncated": (truncate, r"malformed; .*backup"),
     "no database": (lambda file: file.write_text("host = localhost\n" * 300), "not a database; DATABASE_URL"),
-    "a later release": (made_by_a_later_release, "schema 999: deploy that one again"),
+    "a later release": (made_by_a_later_release, "schema 999; deploy that one again"),
 }
 
 
