@@ -85,6 +85,10 @@ def test_show_prints_the_subscription_and_no_secret(runner: FlaskCliRunner, subs
     assert lines["notification_uri"] == f"{NOWHERE}/notifications" and TOKEN not in result.output
 
 
+def test_show_gives_a_program_the_same(runner: FlaskCliRunner, subscribed: str) -> None:
+    assert json.loads(run(runner, "show", "--json").stdout)["uuid"] == subscribed
+
+
 def test_show_marks_what_is_empty(runner: FlaskCliRunner, config: Config, inbox: Inbox, khoros: FakeKhoros) -> None:
     new_subscriber(replace(config, polling=True), inbox).step()
     assert "notification uri  -\n" in run(runner, "show").output
@@ -173,6 +177,13 @@ def test_with_no_subscription_there_one_line_says_so(words: list[str], runner: F
     assert (result.exit_code, no_traceback(result)) == (1, True)
     assert result.output.startswith("Error: Khoros has no subscription named send-to-zendesk.")
     assert len(result.output.splitlines()) == 1
+
+
+def test_delete_with_no_subscription_there_keeps_the_service_from_making_one(
+    runner: FlaskCliRunner, config: Config, inbox: Inbox
+) -> None:
+    assert run(runner, "delete", "--yes").output.startswith("Khoros had none of ours. The service makes no new one")
+    assert state_after_a_restart(config, inbox) == "deleted"
 
 
 def test_resume_with_no_subscription_there_has_it_made(

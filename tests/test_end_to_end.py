@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from delivery import LEASE_S
-from sandbox.__main__ import LABEL, settings
+from sandbox.__main__ import LABEL, pending, settings
 from sandbox.khoros import FakeKhoros
 from sandbox.relay import ROOT, Relay
 from sandbox.server import Server
@@ -144,6 +144,34 @@ def test_two_processes_share_one_postgresql_and_one_is_killed(world: World) -> N
         exactly_one_each(world, world.acknowledged())
     made_by = [line for line in second.output if "event=ticket_created" in line]
     assert len(made_by) < 60
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_deliver_beside_the_service_takes_its_share_and_ends_on_sigterm_with_what_it_has_in_hand(world: World) -> None:
+    world.zendesk.latency_s = 0.2
+    command = [sys.executable, "-m", "flask", "--app", "app", "deliver"]
+    environment = {**os.environ, **world.relay.env, "PYTHON_DOTENV_DISABLED": "1", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, encoding="utf-8") as worker:
+        try:
+            assert worker.stdout is not None
+            lines = [worker.stdout.readline()]  # it works from here on
+            world.khoros.label_many(60)
+            lines.append(worker.stdout.readline())
+            started = time.monotonic()
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(20) == 0
+            assert time.monotonic() - started < 20
+            lines += worker.stdout.read().splitlines()
+        finally:
+            worker.kill()
+    assert world.khoros.drain()
+    exactly_one_each(world, world.acknowledged())
+    made = [line for line in lines if "event=ticket_created" in line]
+    assert 0 < len(made) < 60 and "event=zendesk_connected" in lines[0]
+    assert not [line for line in lines if "lease_lost" in line or "stopped_in_flight" in line]
+    wait_for(lambda: pending(world.relay) == 0)
+    sent = [call.idempotency_key for call in world.zendesk.calls if call.method == "POST" and call.idempotency_key]
+    assert len(sent) == len(set(sent))  # neither of the two sent what the other one had
 
 
 def test_no_secret_and_no_customers_text_in_the_log(world: World) -> None:
