@@ -95,7 +95,7 @@ def trace(name: str, as_json: bool) -> None:
 
     ID is an event's uuid, a post's id, a ticket's number or an item's; every attempt is told with its answer.
     """
-    relay, name = _relay(), name.encode(errors="replace").decode()
+    relay = _relay()
     found = _attempt(lambda: relay.records.find(name))
     tried = _attempt(lambda: relay.records.attempts(record.id for record in found))
     if as_json:
@@ -116,9 +116,15 @@ def deliver(once: bool) -> None:
     It may run beside the web service, on the same database; Ctrl-C or SIGTERM ends it when what is in
     flight has arrived.
     """
-    relay, told = _relay(log_to=sys.stderr if once else sys.stdout), []
+    relay = _relay(log_to=sys.stderr if once else sys.stdout)
+    told: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        told.append(number)  # not an Event: this thread may hold its lock at this very moment
+        relay.delivery.stop_claiming()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda signum, _: told.append(signum))  # an Event's lock may be held at this moment
+        signal.signal(number, end)
     try:
         if once:
             return _deliver_once(relay, told)

@@ -28,7 +28,7 @@ from flask import Flask
 from flask.testing import FlaskCliRunner
 
 from config import Config
-from gate import OUTAGE
+from gate import AUTH_BACKOFF_S, OUTAGE
 from inbox import Attempt, Inbox, NewItem
 from sandbox.khoros import FakeKhoros
 from sandbox.relay import free_port
@@ -469,6 +469,12 @@ def test_a_list_fits_a_terminal_and_says_when_there_may_be_more(app: Flask, inbo
     assert [item["id"] for item in json.loads(invoke(app, "inbox", "list", "--json").stdout)] == [1]
 
 
+def test_a_long_id_stays_whole_for_whoever_copies_it(app: Flask, inbox: Inbox) -> None:
+    inbox.accept([new_item(post=f"youtube:{'x' * 90}", reason="parked")])
+    for words in (["inbox", "list"], ["inbox", "show", "1"]):
+        assert f"youtube:{'x' * 90}" in invoke(app, *words).stdout
+
+
 def test_every_parked_post_that_was_readable_can_be_sent_again_at_once(app: Flask, parked: Inbox) -> None:
     assert invoke(app, "inbox", "retry", "--all").stdout.startswith("1 of 1 put back;")
     assert invoke(app, "inbox", "retry", "--all").exit_code == 0
@@ -571,6 +577,10 @@ def quiet_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+def posted(zendesk: FakeZendesk) -> int:
+    return sum((call.method, call.path) == ("POST", "/api/v2/tickets") for call in zendesk.calls)
+
+
 def fill(app: Flask, posts: int) -> None:
     relay_of(app).inbox.accept([new_item(f"e{n}", f"twitter:{n}") for n in range(posts)])
 
@@ -603,23 +613,33 @@ class TestDeliverOnce:
         )
 
     def test_a_zendesk_that_is_down_is_said_at_once_and_one_that_is_back_is_believed(
-        self, connected: Flask, zendesk: FakeZendesk, new_app: Callable[[Config], Flask]
+        self,
+        connected: Flask,
+        zendesk: FakeZendesk,
+        new_app: Callable[[Config], Flask],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        monkeypatch.setattr("cli.STALLED_S", 3)
         fill(connected, 1)
-        zendesk.faults.outage(503)
+        zendesk.faults.outage(503, path="/api")
         result = invoke(connected, "deliver", "--once")
         assert (
             result.exit_code == 1 and "Error: 1 still wait. Zendesk answered 503 DatabaseDeadlock. Try" in result.stderr
         )
+        assert posted(zendesk) == 0
         zendesk.faults.clear()
         again = invoke(new_app(relay_of(connected).config), "deliver", "--once")
         assert (again.exit_code, len(zendesk.tickets)) == (0, 1)
 
-    def test_credentials_refused_on_the_way_end_it(self, connected: Flask, zendesk: FakeZendesk) -> None:
+    def test_credentials_refused_on_the_way_end_it_before_they_are_tried_again(
+        self, connected: Flask, zendesk: FakeZendesk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("cli.STALLED_S", AUTH_BACKOFF_S[0] + 3)
         fill(connected, 1)
         zendesk.faults.outage(403, method="POST", path="/api")
         result = invoke(connected, "deliver", "--once")
         assert result.exit_code == 1 and "1 still wait. Zendesk answered 403 Forbidden" in result.stderr
+        assert posted(zendesk) == 1
 
     def test_no_progress_ends_it(self, connected: Flask, zendesk: FakeZendesk, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("cli.STALLED_S", 0.2)
