@@ -6,6 +6,7 @@ stdout is one JSON value, `{"error": …}` when there is nothing else to tell. W
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import shutil
@@ -447,6 +448,8 @@ def _print_json(value: Any) -> None:
 
 def _relay(log_to: Any = None) -> Relay:
     relay: Relay = current_app.extensions["relay"]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 lacks emoji
     logfmt.configure(relay.config.log_level, relay.config.secrets, log_to or sys.stderr)
     return relay
 

@@ -447,6 +447,13 @@ def test_a_post_cannot_play_with_the_terminal(app: Flask, inbox: Inbox) -> None:
     assert "Grüße \\u009b31m \\u202e \\u001b[2J" in shown
 
 
+def test_a_terminal_that_lacks_the_letters_gets_their_numbers(app: Flask, inbox: Inbox) -> None:
+    inbox.accept([NewItem("e1", "twitter:1", {"text": "\U0001f600"})])
+    runner = FlaskCliRunner(app, charset="latin-1")
+    result = runner.invoke(args=["inbox", "show", "1", "--payload"])
+    assert (result.exit_code, r"\U0001f600" in result.output) == (0, True)
+
+
 def test_a_post_whose_text_was_emptied_says_so(app: Flask, delivered: Inbox) -> None:
     emptied = invoke(app, "purge", "--before", "2099-01-01")
     assert emptied.stdout == "1 delivered posts were emptied of their text.\n"
