@@ -120,9 +120,9 @@ class ZendeskClient:
         """The role of the user we act as: admin or agent (…/ticketing/users/users/#show-self). Raises AuthFailed when
         Zendesk takes us for an anonymous visitor or an end user: it answers 200 even then."""
         user = self._call("GET", "/api/v2/users/me").get("user")
-        role = str(user.get("role")) if isinstance(user, dict) and user.get("id") else "anonymous"
+        role = str(user.get("role")) if isinstance(user, dict) and user.get("id") else "anonymous user"
         if role not in ("admin", "agent"):
-            raise AuthFailed(f"Zendesk takes us for an {role} user: an agent's credentials are needed", code=role)
+            raise AuthFailed(f"Zendesk takes us for an {role}: an agent's credentials are needed", code=role)
         return role
 
     def _call(

@@ -490,11 +490,11 @@ def test_an_agents_credentials_are_good(zendesk: responses.RequestsMock, basic: 
 @pytest.mark.parametrize(
     ("user", "code"),
     [
-        ({"id": None, "name": "Anonymous user", "role": "end-user"}, "anonymous"),
-        ({"name": "Anonymous user"}, "anonymous"),
+        ({"id": None, "name": "Anonymous user", "role": "end-user"}, "anonymous user"),
+        ({"name": "Anonymous user"}, "anonymous user"),
         ({"id": 1, "role": "end-user"}, "end-user"),
         ({"id": 1}, "None"),
-        (None, "anonymous"),
+        (None, "anonymous user"),
     ],
     ids=["anonymous", "no id", "end user", "no role", "nobody"],
 )
