@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 from config import Config
-from gate import UNAUTHORISED
+from gate import OPEN, UNAUTHORISED
 from inbox import Inbox
 from logfmt import event
 from outbound import Answer, ServiceError, Unavailable, new_session, send
@@ -65,6 +65,8 @@ def troubles(now: Standing, alert_after_s: float) -> dict[str, Trouble]:
     oldest_s = now.counts.oldest_pending_s or 0.0
     if oldest_s > alert_after_s:
         why = f"Zendesk: {now.gate.state}. {now.gate.reason}".strip(". ")
+        if now.gate.state == OPEN:
+            why = "Zendesk takes calls: see why with: flask --app app inbox list --state pending"
         found["waiting"] = Trouble(
             f"{_posts(now.counts.pending)} waiting for a ticket, the oldest for {oldest_s / 60:.0f} minutes. {why}. "
             "Nothing is lost: they go out when Zendesk takes them."

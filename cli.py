@@ -260,7 +260,8 @@ def list_items(state: str, limit: int, as_json: bool) -> None:
         [r.reason for r in found],
     )
     more = " There may be more: --limit." if len(found) == limit else ""
-    more += " Send again with: flask --app app inbox retry ITEM" if found and state == PARKED else ""
+    if found and state == PARKED:
+        more += " Send again, or give up what is not readable: flask --app app inbox retry|discard ITEM"
     click.echo(f"{len(found)} {state if state != 'all' else 'in all'}.{more}")
 
 
@@ -293,10 +294,11 @@ def retry(ids: tuple[int, ...], everything: bool) -> None:
     if not ids and not everything:
         raise click.UsageError("Name the items, or say --all.")
     relay = _relay()
-    ids = _parked_ids(relay) if everything else tuple(set(ids))
-    sent = _attempt(lambda: relay.inbox.retry(ids))
-    click.echo(f"{sent} of {len(ids)} put back; the running service sends them within a second.")
-    if sent < len(ids):
+    wanted = None if everything else set(ids)
+    sent = _attempt(lambda: relay.inbox.retry(wanted))
+    named = "" if wanted is None else f" of {len(wanted)}"
+    click.echo(f"{sent}{named} put back; the running service sends them when Zendesk takes them.")
+    if wanted and sent < len(wanted):
         raise Failed("the others are not parked, or were never readable: see inbox list")
 
 
@@ -310,11 +312,6 @@ def discard(ids: tuple[int, ...]) -> None:
     click.echo(f"{gone} of {len(ids)} discarded.")
     if gone < len(ids):
         raise Failed("the others are not parked: see inbox list")
-
-
-def _parked_ids(relay: Relay) -> tuple[int, ...]:
-    parked = _attempt(lambda: relay.records.latest(PARKED, 10_000))
-    return tuple(record.id for record in parked if record.entity_id)
 
 
 # The subscription

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED, Gate
-from inbox import Attempt, Inbox, Item, Request, Settled
+from inbox import WORDLESS, Attempt, Inbox, Item, Request, Settled
 from khoros_client import StreamItem
 from logfmt import event, where
 from outbound import AuthFailed, Limited, Rejected, ServiceError
@@ -67,7 +67,7 @@ class Delivery:
         self._more = claim.more or claim.gate.state != OPEN
         for item in claim.items:
             if item.request is None:
-                event("parked", logging.ERROR, **_names(item), reason="the post cannot be put into a ticket")
+                event("parked", logging.ERROR, **_names(item), reason=WORDLESS)
             else:
                 (hand_over or self.deliver)(item)
         if not claim.items and claim.gate.state != OPEN and not claim.held_s and not self._flying:
@@ -129,7 +129,7 @@ class Delivery:
 
     def _outcome_unknown(self, item: Item) -> bool:
         """Whether a ticket may exist that the idempotency key no longer protects, or never did."""
-        forgotten = item.sent_s_ago is not None and item.sent_s_ago > KEY_LIFE_S
+        forgotten = item.sent_s_ago is not None and not 0 <= item.sent_s_ago <= KEY_LIFE_S
         return item.source == "poll" or forgotten or self._overtaken(item)
 
     def _overtaken(self, item: Item) -> bool:

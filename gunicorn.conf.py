@@ -21,6 +21,7 @@ threads = 16
 keepalive = 95  # above the 90 s for which Heroku's router keeps its connections
 graceful_timeout = 20
 control_socket_disable = True
+umask = 0o077  # an SQLite file holds customers' posts: nobody else may read it
 accesslog = "-"
 access_log_format = (
     'at=info event=request method=%(m)s path="%(U)s" status=%(s)s took_ms=%(M)s request_id="%({x-request-id}i)s"'
@@ -38,7 +39,7 @@ class logger_class(Logger):  # type: ignore[misc]  # its base has no types
         """What our line is made of. gunicorn's own collects every header of both ways for it first."""
         return {
             "m": environ["REQUEST_METHOD"],
-            "U": environ["PATH_INFO"],
+            "U": environ.get("PATH_INFO", req.path),
             "s": resp.status.partition(" ")[0],
             "M": int(request_time.total_seconds() * 1000),
             "{x-request-id}i": environ.get("HTTP_X_REQUEST_ID", "-"),

@@ -30,6 +30,7 @@ from store import (
     together,
 )
 
+WORDLESS = "the post cannot be put into a ticket"
 PURGE_AT_ONCE = 500  # rows in one transaction, so that none waits long behind them
 
 # Statements are built once: building one takes longer than running it.
@@ -168,9 +169,10 @@ class Inbox(Store):
         self._insert_items = stamped.on_conflict_do_nothing().returning(items.c.id)
         self._select_waiting = sa.select(sa.func.count(), sa.func.min(items.c.received_at), self.clock).where(_pending)
         named = items.c.id.in_(sa.bindparam("of_ids", expanding=True))
-        readable = is_in(PARKED) & (items.c.entity_id != "") & named
-        again = {"state": PENDING, "body": None, "first_sent_at": 0.0, "next_attempt_at": self.clock}
-        self._retry = items.update().where(readable).values(again | {"settled_at": None})
+        readable = is_in(PARKED) & (items.c.entity_id != "")
+        again = {"state": PENDING, "body": None, "first_sent_at": 0.0, "settled_at": None}
+        self._retry_all = items.update().where(readable).values(next_attempt_at=self.clock, **again)
+        self._retry = self._retry_all.where(named)
         emptied = {"state": DISCARDED, "payload": EMPTIED, "body": None, "settled_at": self.clock}
         self._discard = items.update().where(is_in(PARKED), named).values(emptied)
         self._renew = items.update().where(_ours & named).values(next_attempt_at=self.clock + sa.bindparam("lease_s"))
@@ -292,9 +294,11 @@ class Inbox(Store):
         return gate, gate.held_for(now)
 
     @together
-    def retry(self, db: sa.Connection, ids: Iterable[int]) -> int:
-        """Has these parked items sent again, with new words and after a look-up, and returns how many. One that could
-        not even be read stays parked."""
+    def retry(self, db: sa.Connection, ids: Iterable[int] | None = None) -> int:
+        """Has these parked items sent again, or all, with new words and after a look-up, and returns how many. One that
+        could not even be read stays parked."""
+        if ids is None:
+            return db.execute(self._retry_all).rowcount
         return db.execute(self._retry, {"of_ids": list(ids)}).rowcount
 
     @together
@@ -322,7 +326,7 @@ class Inbox(Store):
 
     def _claimed_values(self, item: Item, now: float, lease_s: float) -> dict[str, Any]:
         if item.request is None:
-            return {"of_id": item.id, "state": PARKED, "reason": "it cannot be put into a ticket"}
+            return {"of_id": item.id, "state": PARKED, "reason": WORDLESS}
         first_sent_at = now - (item.sent_s_ago or 0.0)
         lease = {"owner": self.owner, "attempts": item.attempts, "next_attempt_at": now + lease_s}
         return {"of_id": item.id, **lease, "first_sent_at": first_sent_at, **_frozen(item.request)}

@@ -11,6 +11,7 @@ from typing import TextIO
 
 _PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f\x7f]+")
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
+_ESCAPED = {"\n": "\\n", "\r": "\\r"}
 _log = logging.getLogger("relay")
 
 
@@ -51,7 +52,8 @@ class Formatter(logging.Formatter):
         if hasattr(record, "fields"):
             pairs = {"at": at, "event": record.msg} | {k: v for k, v in record.fields.items() if v is not None}
         elif record.name == "gunicorn.access":
-            return self._masked(record.getMessage()).replace("\r", "\\r").replace("\n", "\\n")
+            text = self._masked(record.getMessage())  # gunicorn has escaped the quotes, and nothing else
+            return "".join(_ESCAPED.get(char, char if char.isprintable() else f"\\x{ord(char):02x}") for char in text)
         else:
             failure = where(record.exc_info[1]) if record.exc_info and record.exc_info[1] else None
             pairs = {"at": at, "event": "message", "logger": record.name, "message": record.getMessage()}

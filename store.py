@@ -26,7 +26,7 @@ from gate import LIMITED, OUTAGE, UNAUTHORISED, Gate
 P = ParamSpec("P")
 T = TypeVar("T")
 S = TypeVar("S", bound="Store")
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 1
 PENDING, DELIVERED, PARKED, DISCARDED = "pending", "delivered", "parked", "discarded"
 REFUSED, RETRIED = "refused", (OUTAGE, LIMITED, UNAUTHORISED)  # outcomes of attempts; any other one has delivered
 ACK, LABEL_TO_TICKET, DUPLICATES, IGNORED = "ack", "label_to_ticket", "duplicates", "ignored"  # sums and histograms
@@ -326,20 +326,18 @@ class Store:
             raise StoreUnavailable(_cause(error)) from error
 
     def _open(self, db: sa.Connection) -> None:
-        """Makes the tables of an empty database, and what an earlier release did not have. All that came so far are
-        tables and indexes; a release that changes more does it here, by `schema_version`."""
+        """Makes the tables of an empty database, and the tables and indexes an earlier release did not have. Those do
+        no harm to it, so that a rollback works; a release that changes more raises SCHEMA_VERSION and does it here."""
         if not self._sqlite:
             db.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
         _metadata.create_all(db)
+        for index in items.indexes:
+            index.create(db, checkfirst=True)
         first = {"schema_version": str(SCHEMA_VERSION), "gate": json.dumps(asdict(Gate()))}
         db.execute(self._insert_memory, [{"name": name, "value": value} for name, value in first.items()])
         version = int(db.execute(RECALL, {"of_name": "schema_version"}).scalar_one())
         if version > SCHEMA_VERSION:
             raise StoreUnavailable(f"the database was made by a later release, schema {version}; deploy that one again")
-        if version < SCHEMA_VERSION:
-            for index in items.indexes:
-                index.create(db, checkfirst=True)
-            db.execute(self._keep, {"name": "schema_version", "value": str(SCHEMA_VERSION)})
 
 
 def _cause(error: Exception) -> str:
@@ -367,6 +365,10 @@ def _sqlite_engine(url: str) -> sa.Engine:
     return engine
 
 
+# A server that is gone without a word (a failover, a lost route) is noticed within half a minute.
+_NOTICE_SILENCE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 10_000}
+
+
 def _postgresql_engine(url: str) -> sa.Engine:
     return sa.create_engine(
         url,
@@ -374,5 +376,5 @@ def _postgresql_engine(url: str) -> sa.Engine:
         max_overflow=0,
         pool_timeout=5,
         hide_parameters=True,
-        connect_args={"connect_timeout": 5, "keepalives_idle": 30, "application_name": "khoros-zendesk-relay"},
+        connect_args=_NOTICE_SILENCE | {"connect_timeout": 5, "application_name": "khoros-zendesk-relay"},
     )

@@ -15,18 +15,21 @@ import time
 from functools import partial
 from typing import Any
 
+from gunicorn.http.errors import NoMoreData
 from gunicorn.workers.gthread import ThreadWorker
 
 from logfmt import event
 
 WHOLE_WITHIN_S = 15.0  # from a request's first byte to its last
 LINGER_S = 2.0  # after an answer that ends the connection: for the sender to read it and hang up
-STALL_S = 2  # one read or write of a thread: there is something to read, and room for an answer, or something is wrong
+STALL_S = 2  # one write of a thread: there is room for an answer, or nobody reads it
+TRAILER_LIMIT = 8190  # bytes, gunicorn's limit for a line
 REQUEST_LIMIT = 2 * 1024 * 1024  # bytes; over it a request is refused, whole or not
 HELD_LIMIT = 32 * 1024 * 1024  # bytes of all unfinished requests together
 SWEEP_S = 0.5
 
 _FRAMING = re.compile(rb"\r\n(content-length|transfer-encoding)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
+_REQUEST_LINE = re.compile(rb"[^\r\n]+")
 _EXPECT = re.compile(rb"\r\nexpect[ \t]*:[ \t]*100-continue[ \t]*(?=\r\n)", re.IGNORECASE)
 _CHUNK_SIZE = re.compile(rb"[0-9a-f]+(?=[ \t;\r])", re.IGNORECASE)
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
@@ -62,7 +65,9 @@ class Arrival:
             self.whole = len(self.data) > REQUEST_LIMIT or bool(_BARE_LINE_FEED.search(self.data, seen))
             return False
         framing = _FRAMING.findall(self.data, 0, end + 2)
-        expects = _EXPECT.search(self.data, 0, end + 2)
+        line = _REQUEST_LINE.search(self.data)  # the request's; line breaks may stand before it
+        modern = line is not None and line[0].endswith(b"HTTP/1.1")  # an older sender does not wait for our word
+        expects = _EXPECT.search(self.data, line.end(), end + 2) if line and modern else None
         if expects:  # answered here, so gunicorn need not see it
             del self.data[expects.start() : expects.end()]
             end -= expects.end() - expects.start()
@@ -72,7 +77,7 @@ class Arrival:
         if codings and codings[-1].strip(b" \t").lower().endswith(b"chunked"):
             self._chunk_at = body_at
         elif len(lengths) == 1 and lengths[0].isdigit():
-            self._needed = body_at + min(int(lengths[0][:18]), REQUEST_LIMIT)
+            self._needed = body_at + min(int(lengths[0].lstrip(b"0")[:18] or 0), REQUEST_LIMIT)
         else:
             self._needed = body_at
         self.expects_continue = bool(expects)
@@ -86,9 +91,14 @@ class Arrival:
             if not size or self.data[at - 2 : at] != b"\r\n":
                 return True
             if not int(size[0], 16):
-                return self.data.find(b"\r\n\r\n", line_end) >= 0
+                return self.data.find(b"\r\n\r\n", line_end) >= 0 or len(self.data) - line_end > TRAILER_LIMIT
             at = self._chunk_at = line_end + 2 + int(size[0], 16) + 2
-        return len(self.data) - at > 8190  # gunicorn's limit for the line
+        return len(self.data) - at > TRAILER_LIMIT
+
+
+def _nothing_more(size_hint: int | None = None) -> bytes:
+    """A thread has all there is of its request; should gunicorn read one longer than we did, it waits for nobody."""
+    raise NoMoreData
 
 
 class Waiting:
@@ -117,9 +127,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # its base has no types
         """Waits for a whole request on a connection; then a thread gets it."""
         arrival = Arrival()
         if not conn.initialized:
-            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-                conn.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", STALL_S, 0))  # seconds, microseconds
+            conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", STALL_S, 0))  # s, us
             conn.init()
+            conn.parser.unreader.chunk = _nothing_more
         elif early := conn.parser.unreader.take_buffered():  # came along with the request before
             arrival.feed(early)
         conn.sock.setblocking(False)

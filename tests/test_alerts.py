@@ -95,7 +95,7 @@ AMISS: dict[str, tuple[Standing, dict[str, str]]] = {
         stands(waiting=9, oldest_s=900.0, gate=Gate(LIMITED, "429")),
         {"waiting": "Zendesk: limited. 429."},
     ),
-    "an open gate and no reason": (stands(waiting=9, oldest_s=900.0), {"waiting": "Zendesk: open. Nothing is lost"}),
+    "an open gate": (stands(waiting=9, oldest_s=900.0), {"waiting": "inbox list --state pending. Nothing is lost"}),
     "credentials refused": (
         stands(gate=Gate(UNAUTHORISED, "Zendesk answered 401")),
         {"zendesk_credentials": "Zendesk answered 401. Find out more with: flask --app app check"},

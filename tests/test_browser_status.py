@@ -72,7 +72,7 @@ def test_a_parked_post_is_found_and_sent_again(browser: Browser, demo: Demo, wid
         expect(row).to_have_count(1)
         expect(row.locator(".chip")).to_have_text("parked")
         row.get_by_role("button", name="Send again").click()
-        expect(page.get_by_role("status")).to_contain_text("is sent again now")
+        expect(page.get_by_role("status")).to_contain_text("was put back")
         wait_for(lambda: post_id in {ticket.external_id for ticket in demo.zendesk.tickets})
         ticket = next(ticket for ticket in demo.zendesk.tickets if ticket.external_id == post_id)
         page.get_by_label("Event uuid, post id or ticket number").fill(str(ticket.id))
@@ -116,7 +116,7 @@ def test_the_keyboard_alone_searches_and_sends_again(browser: Browser, demo: Dem
             if page.evaluate("document.activeElement.innerText") == "Send again":
                 break
         page.keyboard.press("Enter")
-        expect(page.get_by_role("status")).to_contain_text("is sent again now")
+        expect(page.get_by_role("status")).to_contain_text("was put back")
 
 
 def test_the_pages_own_style_is_not_blocked_by_its_policy(browser: Browser, demo: Demo) -> None:

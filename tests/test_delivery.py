@@ -742,3 +742,15 @@ def test_a_follow_up_whose_answer_was_lost_is_sent_again_under_the_same_key(
     _, lost, again = creations(zendesk)
     assert (lost.idempotency_key, lost.body) == (again.idempotency_key, again.body)
     assert again.idempotency_lookup == "hit" and len(zendesk.tickets) == 2
+
+
+def test_after_the_clock_was_set_back_a_key_is_not_trusted_to_live(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    """How long ago it was sent is not known any more: Zendesk may have forgotten the key."""
+    inbox.accept([new_item("e1")])
+    zendesk.faults.reset(1, method="POST", path="/api/v2/tickets", effect=True)
+    delivery.deliver_due()
+    clock.advance(-2 * 3600)
+    drain(delivery, clock)
+    assert len(zendesk.tickets) == 1 and len(creations(zendesk)) == 1

@@ -123,6 +123,11 @@ def test_a_name_with_a_percent_sign_is_not_a_template() -> None:
 # Other people's lines
 
 
+def test_nobody_outside_can_write_control_codes_into_an_access_line() -> None:
+    made = record('at=info event=request path="%s"', "/\x1b[2J\x00\x9b1mé", name="gunicorn.access")
+    assert Formatter().format(made) == 'at=info event=request path="/\\x1b[2J\\x00\\x9b1mé"'
+
+
 def test_gunicorns_access_line_passes_as_it_is_but_on_one_line() -> None:
     made = record('at=info event=request path="%s"', "/a\r\nat=error", name="gunicorn.access")
     assert Formatter().format(made) == 'at=info event=request path="/a\\r\\nat=error"'

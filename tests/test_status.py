@@ -468,7 +468,8 @@ def test_the_button_sends_a_parked_item_again(
     assert (answer.status_code, answer.headers["Location"]) == (303, f"/status?retried={item_id}")
     assert (inbox.counts().pending, inbox.counts().parked) == (1, 0)
     assert fields(caplog, "retried") == {"level": logging.INFO, "item": item_id, "by": "status page"}
-    assert f"Item {item_id} is sent again now." in look(client, f"?retried={item_id}").text
+    page = look(client, f"?retried={item_id}").text
+    assert f"Item {item_id} was put back: it goes out when Zendesk takes it." in page
 
 
 def test_the_button_wakes_the_delivery(client: FlaskClient, app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,8 @@ def test_a_database_of_the_first_release_gets_the_tables_and_indexes_and_keeps_i
     inbox = Inbox(engine_url(database_url), clock)
     kept = [(event, post, state) for event, post, state, _ in rows(inbox)]
     assert kept == [("e1", "p:1", "delivered"), ("e2", "p:2", "parked"), ("e3", "p:1", "pending")]
-    assert (inbox.recall("schema_version"), inbox.recall("public_url")) == ("2", "https://relay.example")
+    assert inbox.recall("public_url") == "https://relay.example"
+    assert inbox.recall("schema_version") == "1"  # so that the first release works on it after a rollback
     wanted = {table.name: {str(index.name) for index in table.indexes} for table in _metadata.sorted_tables}
     found = indexes(inbox)
     assert {table: names & found[table] for table, names in wanted.items()} == wanted
@@ -186,7 +187,7 @@ def test_several_processes_can_meet_a_database_of_the_first_release_at_once(data
             inbox.close()
 
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(opened, range(4))) == ["2"] * 4
+        assert list(pool.map(opened, range(4))) == ["1"] * 4
 
 
 # The indexes

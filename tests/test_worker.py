@@ -36,6 +36,7 @@ SENSELESS = {
     "a chunk without a size": HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
     "a chunk longer than it says": HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n",
     "a chunk's size without an end": HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"0" * 9000,
+    "a trailer without an end": HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX-Sum: " + b"1" * 9000,
     "a head without an end": b"x" * (REQUEST_LIMIT + 1),
     "a body over the limit": HEAD + b"Content-Length: 99999999999999999999999\r\n\r\n" + b"x" * REQUEST_LIMIT,
 }
@@ -45,6 +46,7 @@ UNFINISHED = {
     "half a body": HEAD + b'Content-Length: 500\r\n\r\n{"eventName": ',
     "half a chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\n50\r\n{",
     "half a body without the token": b"POST /notifications HTTP/1.1\r\nHost: relay\r\nContent-Length: 500\r\n\r\n{",
+    "a length with zeros before it": HEAD + b"Content-Length: 0000000000000000000000000500\r\n\r\n{",
     "a huge body, hardly begun": HEAD + b"Content-Length: 9999999999\r\n\r\n{",
 }
 
@@ -86,6 +88,12 @@ def test_a_sender_that_waits_for_our_word_is_known_by_its_head() -> None:
     assert (arrival.whole, arrival.expects_continue) == (False, True)
     arrival.feed(b"12345")
     assert (arrival.whole, bytes(arrival.data)) == (True, HEAD + b"Content-Length: 5\r\n\r\n12345")
+
+
+def test_an_older_sender_does_not_wait_for_our_word() -> None:
+    head = HEAD.replace(b"HTTP/1.1", b"HTTP/1.0") + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+    arrival, _ = arrival_of(b"\r\n" + head, 1000)
+    assert (arrival.expects_continue, bytes(arrival.data)) == (False, b"\r\n" + head)
 
 
 # The real process
@@ -130,6 +138,13 @@ def test_two_hundred_unfinished_requests_delay_nobody_and_are_cut(relay: Relay) 
             answers.add(sock.recv(65536)[:12])
     assert answers == {b"", b"HTTP/1.1 408"}
     relay.wait_for_line("event=request_cut")
+
+
+@pytest.mark.parametrize("name", ["two lengths", "a length in words", "a coding nobody knows"])
+def test_a_head_that_makes_no_sense_is_answered_and_has_its_line(relay: Relay, name: str) -> None:
+    lines = len(relay.output)
+    assert answer(relay, SENSELESS[name])[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 501")
+    relay.wait_for_line("Invalid request from", after=lines)
 
 
 def test_senders_that_do_not_hang_up_after_an_error_delay_nobody(relay: Relay) -> None:
