@@ -103,7 +103,7 @@ MUTATIONS = [
     Mutation(
         "the look-up when the key is two hours old",
         "delivery.py",
-        "item.sent_s_ago > KEY_LIFE_S",
+        "not 0 <= item.sent_s_ago <= KEY_LIFE_S",
         "item.sent_s_ago > 1e9",
     ),
     Mutation(

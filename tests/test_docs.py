@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from config import VARIABLES, Config, ConfigError
+from proofs.mutations import MUTATIONS, Mutation
 from sandbox.screenshot import BROWSERS
 
 ROOT = Path(__file__).parent.parent
@@ -269,6 +270,14 @@ def test_the_server_gets_what_its_packages_ask_for_and_nothing_else() -> None:
                 needed.add(name)
                 waiting.append(child)
     assert set(pinned) == needed
+
+
+# The proofs
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_every_mutation_still_finds_the_line_it_changes(mutation: Mutation) -> None:
+    assert text(mutation.file).count(mutation.old) == 1
 
 
 # The decisions
