@@ -229,7 +229,7 @@ def test_ci_runs_the_tests_and_the_demo() -> None:
 def test_ci_skips_no_test_of_a_page() -> None:
     before = text(".ci/run").partition("\nmake test\n")[0]
     assert "\nexport BROWSER_TESTS=required\n" in before
-    assert f"\nnpm install --silent --no-save --prefix {AXE_FOLDER.name} axe-core@{AXE_VERSION}\n" in before
+    assert f"\nnpm install --loglevel=error --no-save --prefix {AXE_FOLDER.name} axe-core@{AXE_VERSION}\n" in before
     for browser in BROWSERS:
         assert f" {browser} " in before
 
