@@ -21,7 +21,7 @@ threads = 16
 keepalive = 95  # above the 90 s for which Heroku's router keeps its connections
 graceful_timeout = 20
 control_socket_disable = True
-umask = 0o077  # an SQLite file holds customers' posts: nobody else may read it
+os.umask(0o077)  # an SQLite file holds customers' posts: nobody else may read it (gunicorn's own umask is for sockets)
 accesslog = "-"
 access_log_format = (
     'at=info event=request method=%(m)s path="%(U)s" status=%(s)s took_ms=%(M)s request_id="%({x-request-id}i)s"'

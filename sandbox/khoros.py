@@ -125,7 +125,7 @@ class FakeKhoros:
         self.app = Flask(__name__)
         self._add_routes()
         self._recorder = Recorder(self.faults.wrap(self.app.wsgi_app), clock)
-        self.app.wsgi_app = self._recorder  # type: ignore[method-assign]
+        self.app.wsgi_app = self._recorder  # type: ignore[method-assign]  # Flask's documented way
 
     @property
     def calls(self) -> list[Call]:

@@ -97,7 +97,7 @@ class FakeZendesk:
         self.app = Flask(__name__)
         self._add_routes()
         self._recorder = Recorder(self.faults.wrap(self.app.wsgi_app), clock)
-        self.app.wsgi_app = self._recorder  # type: ignore[method-assign]
+        self.app.wsgi_app = self._recorder  # type: ignore[method-assign]  # Flask's documented way
 
     @property
     def tickets(self) -> list[FakeTicket]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -233,3 +234,9 @@ def test_sigterm_does_not_wait_for_an_unfinished_request(tmp_path: Path) -> None
         started = time.monotonic()
         assert relay.stop() == 0
         assert time.monotonic() - started < 8
+
+
+def test_the_file_of_the_inbox_is_its_owners_alone(relay: Relay) -> None:
+    """It holds customers' posts."""
+    file = Path(relay.env["DATABASE_URL"].removeprefix("sqlite:///"))
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
