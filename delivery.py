@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ PARALLEL = 8
 LEASE_S = 10.0
 RENEW_S = 3.0  # while a call is under way its lease is prolonged this often, so that no call outlives it
 IDLE_S = 1.0
+CROWD = 8  # notifications in one commit
+BREATH_S = 0.2  # between two claims after a crowd
 KEY_LIFE_S = 6900.0  # Zendesk forgets an idempotency key after two hours
 PATIENCE = 5  # attempts after which an item's own trouble is no longer taken for Zendesk's
 CHECK_ID = "khoros-zendesk-relay-check"  # no post has this id: looking it up proves the credentials and finds nothing
@@ -47,6 +50,7 @@ class Delivery:
         self._wake = threading.Event()
         self._stopping = False
         self._held = False
+        self._crowd_at = -math.inf
         self._more = False  # whether the last claim left something that is due
         self._store_works = True
         self._flying: set[int] = set()  # ids of the items under way
@@ -239,10 +243,17 @@ class Delivery:
 
     # The threads
 
-    def wake(self) -> None:
-        """Something new was committed: look at once, unless the gate is known to be closed."""
+    def wake(self, committed: int = 1) -> None:
+        """So much was just committed: look at once, unless the gate is known to be closed."""
+        if committed >= CROWD:
+            self._crowd_at = time.monotonic()
         if not self._held:
             self._wake.set()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether more comes in just now than can be delivered meanwhile: to take it in goes first."""
+        return time.monotonic() - self._crowd_at < BREATH_S
 
     def start(self) -> None:
         """Starts delivering in the background."""
@@ -267,6 +278,8 @@ class Delivery:
         renewed_at = time.monotonic()
         self._guarded(self.check)
         while not self._stopping or self._flying:
+            if self.crowded:
+                time.sleep(BREATH_S)
             held_s = None if self._stopping else self._guarded(lambda: self.deliver_due(self._hand_over))
             if (flying := list(self._flying)) and time.monotonic() - renewed_at > RENEW_S:
                 self._guarded(lambda ids=flying: self._inbox.renew(ids, LEASE_S))  # type: ignore[misc]  # mypy: no default

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 from conftest import Clock, new_item
 
-from delivery import CHECK_ID, KEY_LIFE_S, LEASE_S, PARALLEL, Delivery
+from delivery import CHECK_ID, CROWD, KEY_LIFE_S, LEASE_S, PARALLEL, Delivery
 from gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED
 from inbox import Claim, Inbox, Item, NewItem, Settled
 from outbound import Unavailable
@@ -566,6 +566,22 @@ def test_says_so_when_it_has_to_leave_something_behind(
     delivery.stop(0.01)
     assert "stopped_in_flight" in events(caplog) or zendesk.tickets
     wait_for(lambda: not delivery._flying)
+
+
+def test_only_a_crowd_of_notifications_goes_before_the_deliveries(delivery: Delivery) -> None:
+    assert not delivery.crowded
+    delivery.wake(CROWD - 1)
+    assert not delivery.crowded
+    delivery.wake(CROWD)
+    assert delivery.crowded
+
+
+def test_after_a_crowd_what_was_taken_in_is_delivered(delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk) -> None:
+    inbox.accept([new_item(f"e{n}", f"twitter:{n}") for n in range(2 * CROWD)])
+    delivery.wake(2 * CROWD)
+    delivery.start()
+    wait_for(lambda: len(zendesk.tickets) == 2 * CROWD)
+    delivery.stop(10)
 
 
 # The record of attempts
