@@ -6,8 +6,8 @@ import logging
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from flask import Flask, Response, current_app, jsonify, render_template, request
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -19,7 +19,8 @@ from alerts import Alerts
 from catch_up import CatchUp
 from config import Config
 from delivery import PARALLEL, Delivery
-from door import BODY_LIMIT, Door, Refusal, request_id, secure_headers, told
+from door import BODY_LIMIT, Door, Push, Refusal, request_id, told
+from front import secure_headers
 from inbox import Inbox
 from intake import Intake
 from khoros_client import KhorosClient
@@ -32,9 +33,6 @@ from tickets import Style
 from upkeep import Upkeep
 from zendesk_client import API_TOKENS_END, ZendeskClient
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
-
 STOP_S = 18.0  # for deliveries in flight: a connect and a read time-out; gunicorn.conf.py waits 20
 
 
@@ -46,6 +44,7 @@ class Relay:
     inbox: Inbox
     records: Records
     intake: Intake
+    door: Door
     khoros: KhorosClient
     zendesk: ZendeskClient
     delivery: Delivery
@@ -98,12 +97,10 @@ def create_app(config: Config | None = None) -> Flask:
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the provider Flask sets by default has it
-    app.extensions["relay"] = parts = _wire(config)
-    way_in: WSGIApplication = app.wsgi_app
+    app.extensions["relay"] = _wire(config)
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1)  # type: ignore[method-assign]  # Flask's documented way
     if not config.polling:
-        app.add_url_rule(NOTIFICATIONS_PATH, "notifications", methods=["POST"])  # refuses the other methods
-        way_in = Door(way_in, config.bearer_tokens, parts.intake, parts.inbox, parts.delivery.wake)
-    app.wsgi_app = ProxyFix(way_in, x_for=1, x_proto=1)  # type: ignore[method-assign]  # Flask's documented way
+        app.add_url_rule(NOTIFICATIONS_PATH, view_func=notifications, methods=["POST"])
     app.add_url_rule("/health", view_func=health)
     app.add_url_rule("/", view_func=landing)
     app.register_blueprint(status.pages)
@@ -133,6 +130,7 @@ def _wire(config: Config) -> Relay:
         inbox=inbox,
         records=Records(inbox),
         intake=intake,
+        door=Door(config.bearer_tokens, intake, inbox, delivery.wake),
         khoros=khoros,
         zendesk=zendesk,
         delivery=delivery,
@@ -145,6 +143,17 @@ def relay() -> Relay:
     """The parts behind the current request."""
     found: Relay = current_app.extensions["relay"]
     return found
+
+
+def notifications() -> tuple[Response, int]:
+    """POST /notifications where Flask itself is asked, by `flask run` or another server. Under gunicorn front.py
+    answers instead, in the same words."""
+    at, door = time.perf_counter(), relay().door
+    door.admit(request.headers.get("Authorization", ""))
+    [outcome] = door.take([Push(request.get_data(), request_id(request.headers.get("X-Request-Id", "")), at)])
+    if isinstance(outcome, Refusal):
+        raise outcome
+    return jsonify(asdict(outcome)), 202
 
 
 def health() -> tuple[Response, int]:
@@ -179,15 +188,16 @@ def landing() -> str:
 
 def secure(response: Response) -> Response:
     """Headers that keep browsers from doing more with our pages than showing them."""
-    response.headers.update(secure_headers(request.environ))
+    response.headers.update(secure_headers(https=request.is_secure))
     return response
 
 
 def failure(error: Exception) -> tuple[Response, int]:
     """Every error as small JSON."""
-    refusal = Refusal.of(error, request_id(request.environ))
+    name = request_id(request.headers.get("X-Request-Id", ""))
+    refusal = Refusal.of(error, name)
     if request.path == NOTIFICATIONS_PATH:
-        told(refusal, request.environ)
+        told(refusal, name)
     answer = jsonify(error=refusal.error, message=refusal.message)
     answer.headers.update(refusal.headers)
     return answer, refusal.status

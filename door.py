@@ -1,5 +1,4 @@
-"""The door for what Khoros pushes: POST /notifications. Flask's way to a route costs more time than everything else an
-acknowledgement takes, so this one stands in front of it, as plain WSGI. Every other request goes on to Flask."""
+"""The door for what Khoros pushes to POST /notifications: the token, then the body, then the commit."""
 
 from __future__ import annotations
 
@@ -8,36 +7,26 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge
-from werkzeug.wsgi import get_input_stream
+from werkzeug.exceptions import HTTPException
 
 from inbox import Inbox
-from intake import Intake, Receipt
-from khoros_client import Unreadable
+from intake import Intake, Reading, Receipt
 from logfmt import event, where
 from store import ACK, DUPLICATES, IGNORED, StoreUnavailable
-from subscription import NOTIFICATIONS_PATH
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 BODY_LIMIT = 1024 * 1024  # bytes
-SECURE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
+
+
+@dataclass(frozen=True)
+class Push:
+    """A notification as it came in; `at` is time.perf_counter's."""
+
+    body: bytes
+    request_id: str
+    at: float
 
 
 @dataclass(eq=False)
@@ -66,79 +55,64 @@ class Refusal(Exception):
 
 
 class Door:
-    """WSGI in front of `beyond`. Takes notifications in and calls `wake` once they are committed."""
+    """Takes notifications in and calls `wake` once they are committed. Never calls Zendesk."""
 
-    def __init__(
-        self,
-        beyond: WSGIApplication,
-        tokens: tuple[str, ...],
-        intake: Intake,
-        inbox: Inbox,
-        wake: Callable[[], None],
-    ) -> None:
-        self._beyond, self._tokens, self._intake, self._inbox, self._wake = beyond, tokens, intake, inbox, wake
+    def __init__(self, tokens: tuple[str, ...], intake: Intake, inbox: Inbox, wake: Callable[[int], None]) -> None:
+        self._tokens, self._intake, self._inbox, self._wake = tokens, intake, inbox, wake
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ["PATH_INFO"] != NOTIFICATIONS_PATH or environ["REQUEST_METHOD"] != "POST":
-            return self._beyond(environ, start_response)
-        started = time.perf_counter()
-        try:
-            receipt = self._take(environ)
-        except Exception as error:
-            refusal = Refusal.of(error, request_id(environ))
-            told(refusal, environ)
-            said = {"error": refusal.error, "message": refusal.message}
-            return _answer(environ, start_response, refusal.status, said, refusal.headers)
-        self._count(receipt, time.perf_counter() - started)
-        return _answer(environ, start_response, 202, asdict(receipt), {})
-
-    def _take(self, environ: WSGIEnvironment) -> Receipt:
-        """The token, then the body, then the commit. Never calls Zendesk."""
-        if not authorised(environ.get("HTTP_AUTHORIZATION", ""), self._tokens):
+    def admit(self, header: str) -> None:
+        """Lets in who has one of our tokens; comes before the body is read. Raises Refusal."""
+        if not authorised(header, self._tokens):
             message = "The Authorization header does not hold our bearer token."
             raise Refusal(401, "Unauthorized", message, {"WWW-Authenticate": "Bearer"})
-        try:
-            raw = json.loads(_body(environ))
-        except (ValueError, RecursionError) as error:
-            raise Refusal(400, "Bad Request", "The body is not JSON.") from error
-        try:
-            receipt = self._intake.take(raw, source="push", request_id=request_id(environ))
-        except RecursionError as error:
-            raise Refusal(400, "Bad Request", "The body is nested too deeply.") from error
-        except Unreadable as error:
-            message = f"Kept for a person to look at: {error}."
-            raise Refusal(422, "Unprocessable Content", message) from error
-        self._wake()
-        return receipt
 
-    def _count(self, receipt: Receipt, took_s: float) -> None:
-        self._inbox.observe(ACK, took_s)
+    def take(self, pushes: Sequence[Push]) -> list[Receipt | Refusal]:
+        """Commits what these hold, all of it together, and says of each what became of it. Raises nothing."""
+        readings = [self._read(push) for push in pushes]
+        try:
+            receipts = iter(self._intake.keep([reading for reading in readings if isinstance(reading, Reading)]))
+        except Exception as error:
+            return [
+                Refusal.of(error, push.request_id) if isinstance(reading, Reading) else reading
+                for push, reading in zip(pushes, readings, strict=True)
+            ]
+        self._wake(len(pushes))
+        return [
+            self._outcome(push, reading, next(receipts)) if isinstance(reading, Reading) else reading
+            for push, reading in zip(pushes, readings, strict=True)
+        ]
+
+    def _read(self, push: Push) -> Reading | Refusal:
+        try:
+            return self._intake.read(json.loads(push.body), source="push", request_id=push.request_id)
+        except RecursionError:
+            return Refusal(400, "Bad Request", "The body is nested too deeply.")
+        except ValueError:
+            return Refusal(400, "Bad Request", "The body is not JSON.")
+        except Exception as error:  # whatever is wrong with this one must not cost the others
+            return Refusal.of(error, push.request_id)
+
+    def _outcome(self, push: Push, reading: Reading, receipt: Receipt) -> Receipt | Refusal:
+        if reading.unreadable:
+            return Refusal(422, "Unprocessable Content", f"Kept for a person to look at: {reading.unreadable}.")
+        self._inbox.observe(ACK, time.perf_counter() - push.at)
         if receipt.duplicates:
             self._inbox.tally(DUPLICATES, receipt.duplicates)
         if receipt.ignored:
             self._inbox.tally(IGNORED, receipt.ignored)
+        return receipt
 
 
-def request_id(environ: WSGIEnvironment) -> str:
-    """The router's name for this request, or one of our own."""
-    if "request_id" not in environ:
-        given = environ.get("HTTP_X_REQUEST_ID", "")
-        plain = given.isascii() and given.isprintable() and 0 < len(given) <= 200
-        environ["request_id"] = given if plain else str(uuid.uuid4())
-    return str(environ["request_id"])
+def request_id(given: str) -> str:
+    """The router's name for a request, or one of our own."""
+    plain = given.isascii() and given.isprintable() and 0 < len(given) <= 200
+    return given if plain else str(uuid.uuid4())
 
 
-def secure_headers(environ: WSGIEnvironment) -> dict[str, str]:
-    """Headers that keep browsers from doing more with an answer than showing it."""
-    if environ["wsgi.url_scheme"] == "https":
-        return {**SECURE_HEADERS, "Strict-Transport-Security": "max-age=31536000"}
-    return SECURE_HEADERS
-
-
-def told(refusal: Refusal, environ: WSGIEnvironment) -> None:
+def told(refusal: Refusal, request_id: str) -> None:
     """A line for what Khoros did not get in; what failed inside has its own."""
     if refusal.status < 500:
-        names = {"status": refusal.status, "reason": refusal.message, "request_id": request_id(environ)}
+        names = {"status": refusal.status, "reason": refusal.message, "request_id": request_id}
         event("notification_refused", logging.WARNING, **names)
 
 
@@ -148,29 +122,3 @@ def authorised(header: str, tokens: tuple[str, ...]) -> bool:
     offered = given.strip().encode("utf-8", "replace")
     matches = [hmac.compare_digest(offered, token.encode()) for token in tokens]
     return scheme.lower() == "bearer" and any(matches)
-
-
-def _body(environ: WSGIEnvironment) -> bytes:
-    """The request's body. Raises HTTPException: what cannot be read is the sender's mistake."""
-    try:
-        body = get_input_stream(environ, max_content_length=BODY_LIMIT).read()
-    except HTTPException:
-        raise
-    except Exception as error:  # gunicorn has errors of its own for chunks that make no sense
-        raise BadRequest("The body is not what its headers say.") from error
-    if not environ.get("CONTENT_LENGTH") and len(body) >= BODY_LIMIT:
-        raise RequestEntityTooLarge  # Werkzeug cuts a chunked body there in silence
-    return body
-
-
-def _answer(
-    environ: WSGIEnvironment,
-    start_response: StartResponse,
-    status: int,
-    said: dict[str, Any],
-    headers: dict[str, str],
-) -> list[bytes]:
-    body = f"{json.dumps(said, separators=(',', ':'))}\n".encode()
-    form = {"Content-Type": "application/json", "Content-Length": str(len(body))}
-    start_response(f"{status} {HTTPStatus(status).phrase}", [*(form | headers | secure_headers(environ)).items()])
-    return [body]

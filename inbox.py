@@ -8,7 +8,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -81,7 +81,8 @@ _DUE = _due()
 
 @dataclass(frozen=True)
 class NewItem:
-    """What the door hands in: one post of one event. A `reason` parks it at once, for a person to look at."""
+    """What the door hands in: one post of one event. A `reason` parks it at once, for a person to look at. Raises
+    RecursionError when the payload is nested too deeply to be kept."""
 
     event_uuid: str
     entity_id: str
@@ -89,6 +90,10 @@ class NewItem:
     source: str = "push"
     request_id: str | None = None
     reason: str | None = None
+    json: str = field(init=False)  # the payload as it is kept
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "json", json.dumps(self.payload))
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,7 @@ class Inbox(Store):
         super().__init__(url, clock)
         self.owner = f"{socket.gethostname()[:40]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         stamped = self.insert(items).values(received_at=self.clock, next_attempt_at=self.clock)
-        self._insert_items = stamped.on_conflict_do_nothing().returning(items.c.id)
+        self._insert_items = stamped.on_conflict_do_nothing().returning(items.c.event_uuid, items.c.entity_id)
         self._select_waiting = sa.select(sa.func.count(), sa.func.min(items.c.received_at), self.clock).where(_pending)
         named = items.c.id.in_(sa.bindparam("of_ids", expanding=True))
         readable = is_in(PARKED) & (items.c.entity_id != "")
@@ -179,24 +184,32 @@ class Inbox(Store):
 
     # The door
 
-    def accept(self, items: Sequence[NewItem]) -> int:
-        """Commits the items and returns how many were new; the same event of the same post is not kept twice."""
+    def accept(self, items: Sequence[NewItem]) -> list[bool]:
+        """Commits the items and tells of each whether it was new: the same event of the same post is not kept twice."""
         rows = [
             {
                 "event_uuid": item.event_uuid,
                 "entity_id": item.entity_id,
                 "source": item.source,
                 "request_id": item.request_id,
-                "payload": json.dumps(item.payload),
+                "payload": item.json,
                 "state": PARKED if item.reason else PENDING,
                 "reason": item.reason,
             }
             for item in sorted(items, key=lambda item: item.entity_id)  # one order for all, so that none deadlock
         ]
+        if not rows:
+            return []
         try:
-            return self._insert_rows(rows)
+            new = self._insert_rows(rows)
         except StoreUnavailable:  # a connection may just have died; the same rows a second time do no harm
-            return self._insert_rows(rows)
+            new = self._insert_rows(rows)
+        answers = []
+        for item in items:
+            key = (item.event_uuid, item.entity_id)
+            answers.append(key in new)
+            new.discard(key)
+        return answers
 
     @together
     def prove_writable(self, db: sa.Connection) -> None:
@@ -204,8 +217,8 @@ class Inbox(Store):
         table show."""
         name = uuid.uuid4().hex
         row = {"event_uuid": name, "entity_id": "", "source": "proof", "payload": EMPTIED, "state": PARKED}
-        proof = db.execute(self._insert_items, row).scalar_one()
-        db.execute(items.delete().where(items.c.id == proof))
+        db.execute(self._insert_items, row)
+        db.execute(items.delete().where(items.c.event_uuid == name))
         db.execute(self._keep, {"name": "written_at", "value": name})
 
     # The way out
@@ -318,11 +331,12 @@ class Inbox(Store):
 
     # Inside
 
-    def _insert_rows(self, rows: list[dict[str, Any]]) -> int:
+    def _insert_rows(self, rows: list[dict[str, Any]]) -> set[tuple[str, str]]:
+        """Gives the event and the post of each row that was not there."""
         if self._sqlite:
-            return self.write(lambda db: len(db.execute(self._insert_items, rows).all()))
+            return self.write(lambda db: {(row[0], row[1]) for row in db.execute(self._insert_items, rows)})
         with self.statement() as db:  # PostgreSQL commits for several connections together by itself
-            return len(db.execute(self._insert_items, rows).all())
+            return {(row[0], row[1]) for row in db.execute(self._insert_items, rows)}
 
     def _claimed_values(self, item: Item, now: float, lease_s: float) -> dict[str, Any]:
         if item.request is None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from config import Config
@@ -23,35 +24,56 @@ class Receipt:
     ignored: int = 0
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a notification holds for the inbox: `good` posts and, for a person to look at, what cannot be read."""
+
+    source: str
+    request_id: str | None
+    event_uuid: str | None = None
+    good: tuple[NewItem, ...] = ()
+    broken: tuple[NewItem, ...] = ()
+    unreadable: str | None = None  # why nothing of it could be read
+    not_ours: str | None = None  # why it concerns someone else; it holds nothing then
+    ignored: int = 0  # posts of those
+
+
 class Intake:
-    """Takes notifications in. What is taken is committed when `take` returns."""
+    """Takes notifications in: reads them, keeps what they hold, and says so."""
 
     def __init__(self, config: Config, inbox: Inbox) -> None:
         self._config, self._inbox = config, inbox
 
     def take(self, raw: object, *, source: str, request_id: str | None = None) -> Receipt:
-        """Keeps a notification's posts. One that cannot be read is kept too, parked, and Unreadable is raised; so are
-        unreadable items among good ones, without the error. Raises StoreUnavailable when nothing is kept."""
+        """Reads one notification and keeps it: it is committed when this returns. Raises Unreadable for one that is
+        kept for a person to look at, and StoreUnavailable when nothing is kept."""
+        reading = self.read(raw, source=source, request_id=request_id)
+        [receipt] = self.keep([reading])
+        if reading.unreadable:
+            raise Unreadable(reading.unreadable)
+        return receipt
+
+    def read(self, raw: object, *, source: str, request_id: str | None = None) -> Reading:
+        """What a notification holds. Raises RecursionError when it is nested too deeply to be kept."""
+        found = Reading(source, request_id)
         try:
             notification = Notification.parse(raw)
-            reason = self._not_ours(notification)
-            items, broken = ([], []) if reason else self._items(notification, source, request_id)
+            found = replace(found, event_uuid=notification.event_uuid)
+            if reason := self._not_ours(notification):
+                return replace(found, not_ours=reason, ignored=max(1, len(notification.items)))
+            return _with_posts(found, notification)
         except Unreadable as error:
-            if self._inbox.accept([_parked(raw, str(error), source, request_id)]):
-                event("parked", logging.ERROR, source=source, reason=error, request_id=request_id)
-            raise
-        names = {"event_uuid": notification.event_uuid, "source": source, "request_id": request_id}
-        quiet = logging.DEBUG if source == "poll" else logging.INFO  # a poll meets the same events again and again
-        if reason:
-            event("notification_ignored", quiet, reason=reason, **names)
-            return Receipt(ignored=max(1, len(notification.items)))
-        for item in broken:
-            if self._inbox.accept([item]):
-                event("parked", logging.ERROR, reason=item.reason, **names)
-        accepted = self._inbox.accept(items)
-        level = logging.INFO if accepted else quiet
-        event("notification_accepted", level, accepted=accepted, duplicates=len(items) - accepted, **names)
-        return Receipt(accepted, len(items) - accepted)
+            reason = str(error)
+            return Reading(source, request_id, broken=(_parked(raw, reason, found),), unreadable=reason)
+
+    def keep(self, readings: Sequence[Reading]) -> list[Receipt]:
+        """Commits what these notifications hold, all of it together. Raises StoreUnavailable when nothing is kept."""
+        items = [item for reading in readings for item in (*reading.broken, *reading.good)]
+        new = iter(self._inbox.accept(items))
+        return [
+            _told(reading, [item for item in reading.broken if next(new)], sum(next(new) for _ in reading.good))
+            for reading in readings
+        ]
 
     def _not_ours(self, notification: Notification) -> str | None:
         """Why a readable notification concerns someone else. An empty list of labels is no reason: Khoros has applied
@@ -64,25 +86,38 @@ class Intake:
             return "another label"
         return None
 
-    def _items(
-        self, notification: Notification, source: str, request_id: str | None
-    ) -> tuple[list[NewItem], list[NewItem]]:
-        good, broken = [], []
-        for raw in notification.items:
-            try:
-                entity_id = StreamItem.parse(raw).entity_id
-            except Unreadable as error:
-                broken.append(_parked(raw, str(error), source, request_id))
-                continue
-            payload = {"labels": notification.labels, "item": raw}
-            good.append(NewItem(notification.event_uuid, entity_id, payload, source, request_id))
-        if not good:
-            raise Unreadable(broken[0].reason or "" if broken else "the notification has no items")
-        return good, broken
+
+def _with_posts(found: Reading, notification: Notification) -> Reading:
+    good, broken = [], []
+    for raw in notification.items:
+        try:
+            entity_id = StreamItem.parse(raw).entity_id
+        except Unreadable as error:
+            broken.append(_parked(raw, str(error), found))
+            continue
+        payload = {"labels": notification.labels, "item": raw}
+        good.append(NewItem(notification.event_uuid, entity_id, payload, found.source, found.request_id))
+    if not good:
+        raise Unreadable(broken[0].reason or "" if broken else "the notification has no items")
+    return replace(found, good=tuple(good), broken=tuple(broken))
 
 
-def _parked(raw: object, reason: str, source: str, request_id: str | None) -> NewItem:
+def _parked(raw: object, reason: str, found: Reading) -> NewItem:
     """A row for a person to look at. It is named after its content, so that the same again is not kept twice."""
     payload: dict[str, Any] = {"unreadable": raw}
     digest = hashlib.sha256(json.dumps(raw).encode()).hexdigest()
-    return NewItem(f"unreadable:{digest}", "", payload, source, request_id, reason)
+    return NewItem(f"unreadable:{digest}", "", payload, found.source, found.request_id, reason)
+
+
+def _told(reading: Reading, parked: Sequence[NewItem], accepted: int) -> Receipt:
+    """Logs what became of a notification. A poll meets the same events again and again, and says nothing of those."""
+    names = {"event_uuid": reading.event_uuid, "source": reading.source, "request_id": reading.request_id}
+    quiet = logging.DEBUG if reading.source == "poll" else logging.INFO
+    for item in parked:
+        event("parked", logging.ERROR, reason=item.reason, **names)
+    if reading.not_ours:
+        event("notification_ignored", quiet, reason=reading.not_ours, **names)
+    elif reading.good:
+        level, known = logging.INFO if accepted else quiet, len(reading.good) - accepted
+        event("notification_accepted", level, accepted=accepted, duplicates=known, **names)
+    return Receipt(accepted, len(reading.good) - accepted, reading.ignored)

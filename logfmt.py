@@ -11,7 +11,6 @@ from typing import TextIO
 
 _PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f\x7f]+")
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
-_ESCAPED = {"\n": "\\n", "\r": "\\r"}
 _log = logging.getLogger("relay")
 
 
@@ -41,7 +40,7 @@ def _text(value: object) -> str:
 
 
 class Formatter(logging.Formatter):
-    """Makes logfmt of our events, of gunicorn's access lines (already logfmt) and of any library's message."""
+    """Makes logfmt of our events and of any library's message."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__()
@@ -51,9 +50,6 @@ class Formatter(logging.Formatter):
         at = record.levelname.lower()
         if hasattr(record, "fields"):
             pairs = {"at": at, "event": record.msg} | {k: v for k, v in record.fields.items() if v is not None}
-        elif record.name == "gunicorn.access":
-            text = self._masked(record.getMessage())  # gunicorn has escaped the quotes, and nothing else
-            return "".join(_ESCAPED.get(char, char if char.isprintable() else f"\\x{ord(char):02x}") for char in text)
         else:
             failure = where(record.exc_info[1]) if record.exc_info and record.exc_info[1] else None
             pairs = {"at": at, "event": "message", "logger": record.name, "message": record.getMessage()}
@@ -77,6 +73,5 @@ def configure(level: str, secrets: Iterable[str] = (), stream: TextIO | None = N
     handler.setFormatter(Formatter(secrets))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     _log.setLevel(level)
-    for name in ("gunicorn.error", "gunicorn.access"):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
+    gunicorn = logging.getLogger("gunicorn.error")
+    gunicorn.handlers, gunicorn.propagate = [handler], False

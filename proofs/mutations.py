@@ -84,8 +84,8 @@ MUTATIONS = [
     Mutation(
         "the commit before the answer",
         "intake.py",
-        "accepted = self._inbox.accept(items)",
-        'accepted = len(items); __import__("threading").Timer(0.2, self._inbox.accept, [items]).start()',
+        "new = iter(self._inbox.accept(items))",
+        'new = iter([True] * len(items)); __import__("threading").Timer(0.2, self._inbox.accept, [items]).start()',
         proof="chaos",
     ),
     Mutation(

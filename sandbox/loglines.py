@@ -29,7 +29,7 @@ def read_line(number: int, line: str) -> LogLine:
 
 def is_health_check(line: str) -> bool:
     """Whether the line only tells that somebody asked how the relay is, as the page does all the time."""
-    return "event=request " in line and 'path="/health"' in line
+    return "event=request " in line and "path=/health " in line
 
 
 def _bare(value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import itertools
 import logging
@@ -10,12 +11,15 @@ import re
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import pytest
+import werkzeug.test
+from a2wsgi.asgi import build_scope
 from browser import browser  # noqa: F401 - a fixture, for whoever asks for it
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
@@ -25,6 +29,7 @@ import logfmt
 from app import Relay, create_app
 from catch_up import CatchUp
 from config import Config
+from front import Front
 from inbox import Inbox, Item, NewItem, Request
 from intake import Intake
 from khoros_client import KhorosClient
@@ -33,6 +38,7 @@ from sandbox.server import Server
 from sandbox.zendesk import FakeZendesk
 from subscription import Subscriber
 
+T = TypeVar("T")
 _numbers = itertools.count()
 
 
@@ -215,15 +221,51 @@ def config(database_url: str) -> Config:
     return new_config(database_url=engine_url(database_url))
 
 
+class FrontClient(FlaskClient):
+    """Asks the way gunicorn's worker does: through front.py."""
+
+    def run_wsgi_app(self, environ: Any, buffered: bool = False) -> Any:
+        relay = relay_of(self.application)
+        front = Front(self.application, None if relay.config.polling else relay.door)
+
+        def through(environ: Any, start_response: Any) -> list[bytes]:
+            return in_a_loop(_ask(front, environ, start_response))
+
+        return werkzeug.test.run_wsgi_app(through, environ, buffered)
+
+
+def in_a_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Runs it to its end in an event loop of its own; this thread may have one already, the browser's."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
+async def _ask(front: Front, environ: Any, start_response: Any) -> list[bytes]:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        piece = environ["wsgi.input"].read(65536)
+        return {"type": "http.request", "body": piece, "more_body": bool(piece)}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await front(build_scope(environ), receive, send)
+    headers = [(name.decode(), value.decode("latin-1")) for name, value in sent[0]["headers"]]
+    start_response(f"{sent[0]['status']} as it is", headers)
+    return [message.get("body", b"") for message in sent[1:]]
+
+
 @pytest.fixture
 def new_app(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[Config], Flask]]:
     """Makes the app. It takes the process' logging over; afterwards that is as it was."""
-    loggers = [logging.getLogger(name) for name in (None, "relay", "gunicorn.error", "gunicorn.access")]
+    loggers = [logging.getLogger(name) for name in (None, "relay", "gunicorn.error")]
     kept = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
     made: list[Flask] = []
 
     def make(config: Config) -> Flask:
         made.append(create_app(config))
+        made[-1].test_client_class = FrontClient
         logging.getLogger().addHandler(caplog.handler)
         return made[-1]
 

@@ -512,13 +512,14 @@ def test_head_is_answered_as_get_is_but_without_a_body(path: str, client: FlaskC
     assert (head.status_code, head.mimetype, head.data) == (get.status_code, get.mimetype, b"") and get.data
 
 
+@pytest.mark.parametrize("step", ["read", "keep"])
 def test_what_nobody_foresaw_is_a_small_json_500_and_a_line_without_anyones_text(
-    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    step: str, app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(raw: object, **names: Any) -> None:
         raise KeyError(TEXT)
 
-    monkeypatch.setattr(relay_of(app).intake, "take", broken)
+    monkeypatch.setattr(relay_of(app).intake, step, broken)
     answer = post(client, notification(), headers={"X-Request-Id": "r-1"})
     assert (answer.status_code, answer.mimetype) == (500, "application/json")
     assert "Traceback" not in answer.text and TEXT not in answer.text and "KeyError" not in answer.text

@@ -21,7 +21,7 @@ PAIR = re.compile(r'([a-z_]+)=("(?:[^"\\]|\\.)*"|[^\s"=\\]+)(?: |$)')
 @pytest.fixture
 def logs() -> Iterator[None]:
     """Gives the process' logging back as it was."""
-    loggers = [logging.getLogger(name) for name in (None, "relay", "gunicorn.error", "gunicorn.access")]
+    loggers = [logging.getLogger(name) for name in (None, "relay", "gunicorn.error")]
     kept = [(logger, logger.level, logger.handlers, logger.propagate) for logger in loggers]
     logging.getLogger().handlers = []
     yield
@@ -123,14 +123,8 @@ def test_a_name_with_a_percent_sign_is_not_a_template() -> None:
 # Other people's lines
 
 
-def test_nobody_outside_can_write_control_codes_into_an_access_line() -> None:
-    made = record('at=info event=request path="%s"', "/\x1b[2J\x00\x9b1mé", name="gunicorn.access")
-    assert Formatter().format(made) == 'at=info event=request path="/\\x1b[2J\\x00\\x9b1mé"'
-
-
-def test_gunicorns_access_line_passes_as_it_is_but_on_one_line() -> None:
-    made = record('at=info event=request path="%s"', "/a\r\nat=error", name="gunicorn.access")
-    assert Formatter().format(made) == 'at=info event=request path="/a\\r\\nat=error"'
+def test_nobody_outside_can_write_control_codes_or_a_second_line_into_a_field() -> None:
+    assert line_of(path="/\x1b[2J\x00\x9b1mé\r\nat=error").endswith('path="/ [2J  1mé\\r\\nat=error"')
 
 
 def test_a_librarys_message_becomes_a_field() -> None:
@@ -189,7 +183,6 @@ def test_an_error_that_was_never_raised_has_no_place() -> None:
     "made",
     [
         pytest.param(record("Bearer %s", SECRET), id="in a library's message"),
-        pytest.param(record("path=/?t=%s", SECRET, name="gunicorn.access"), id="in an access line"),
         pytest.param(record("x", name=SECRET), id="in a name"),
     ],
 )
@@ -221,13 +214,11 @@ def test_every_line_of_the_process_goes_to_stdout_in_this_form(logs: None, capsy
     logging.getLogger("urllib3").info("of no interest")
     logging.getLogger("urllib3").warning("of interest")
     logging.getLogger("gunicorn.error").warning("Worker exiting")
-    logging.getLogger("gunicorn.access").warning("at=info event=request")
     output = capsys.readouterr()
     assert output.out.splitlines() == [
         "at=info event=subscribed url=https://acme.example/[secret]",
         'at=warning event=message logger=urllib3 message="of interest"',
         'at=warning event=message logger=gunicorn.error message="Worker exiting"',
-        "at=info event=request",
     ]
     assert output.err == ""
 

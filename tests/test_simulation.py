@@ -151,7 +151,7 @@ class Histories(RuleBasedStateMachine):
         """A new one, or one that came before; without an answer when the worker dies after the commit."""
         known = [event for event, of_post in self.handed_in if of_post == post]
         event = known[again % len(known)] if known and again > 2 else f"event-{len(self.handed_in):04}"
-        new = self.workers[worker].inbox.accept([new_item(event, post, source=source)])
+        [new] = self.workers[worker].inbox.accept([new_item(event, post, source=source)])
         assert new == (event not in known), "the same event of a post is one row"
         self.handed_in += [(event, post)] * new
         self.account.accepted.add(event)

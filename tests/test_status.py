@@ -37,7 +37,7 @@ from werkzeug.test import TestResponse
 
 import status
 from config import Config
-from door import SECURE_HEADERS
+from front import SECURE_HEADERS
 from gate import OUTAGE, UNAUTHORISED, Gate
 from inbox import Attempt, Inbox, NewItem
 from records import Hour

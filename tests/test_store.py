@@ -169,7 +169,7 @@ def test_a_database_of_the_first_release_gets_the_tables_and_indexes_and_keeps_i
     assert {table: names & found[table] for table, names in wanted.items()} == wanted
     [again] = inbox.claim(8, 15, compose).items
     assert (again.event_uuid, again.post_ticket_id) == ("e3", 77)
-    assert inbox.accept([new_item("e1", "p:1")]) == 0 and inbox.retry([2]) == 1
+    assert inbox.accept([new_item("e1", "p:1")]) == [False] and inbox.retry([2]) == 1
     assert Records(inbox).attempts([1, 2, 3]) == [] and inbox.sums() == {}
     inbox.close()
 

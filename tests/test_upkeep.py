@@ -119,7 +119,7 @@ def test_after_the_purge_nothing_is_made_twice(inbox: Inbox, zendesk: FakeZendes
     delivery.deliver_due()
     clock.advance(31 * DAY_S)
     assert purge(inbox, 30 * DAY_S) == 1
-    assert inbox.accept([first]) == 0
+    assert inbox.accept([first]) == [False]
     inbox.accept([NewItem("e2", "twitter:1", {"labels": [], "item": new_post("twitter:1")})])
     delivery.deliver_due()
     [ticket] = zendesk.tickets
@@ -171,7 +171,7 @@ def test_what_is_discarded_loses_its_text_and_comes_in_no_more(inbox: Inbox) -> 
     assert inbox.discard([item_id, 2, delivered, 4, 5]) == 2
     assert inbox.discard([item_id]) == 0 and inbox.retry([item_id]) == 0
     assert {event: kept for event, kept in texts(inbox).items() if kept[0]} == {"e3": (True, True)}
-    assert inbox.accept([unreadable, new_item("e1", "p:1")]) == 0
+    assert inbox.accept([unreadable, new_item("e1", "p:1")]) == [False, False]
     assert [state for _, _, state, _ in rows(inbox)] == ["discarded", "discarded", DELIVERED, "pending"]
     [record] = Records(inbox).find("e1")
     assert record.reason == "Zendesk answered 422" and Records(inbox).payload(item_id) is None
