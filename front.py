@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any
 
 from a2wsgi import WSGIMiddleware
@@ -102,7 +103,9 @@ class Front:
 
     async def _commit_arrived(self) -> None:
         while self._arrived and self._door:
-            batch, self._arrived = self._arrived[:IN_ONE_COMMIT], self._arrived[IN_ONE_COMMIT:]
+            sizes = accumulate(len(push.body) for push, _ in self._arrived)
+            count = sum(1 for size in islice(sizes, IN_ONE_COMMIT) if size <= BODY_LIMIT)  # parsed, it takes much more
+            batch, self._arrived = self._arrived[:count], self._arrived[count:]
             pushes = [push for push, _ in batch]
             outcomes = await asyncio.get_running_loop().run_in_executor(self._committer, self._door.take, pushes)
             for (_, waiting), outcome in zip(batch, outcomes, strict=True):

@@ -44,15 +44,23 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # its base has no types
         if not self._closed:  # or else nobody reads what comes after the last answer
             super().data_received(data)
 
+    def eof_received(self) -> bool:
+        """A sender that says no more may still wait for its answer; then this is the last one."""
+        self._keepalive = 0
+        return not (self.arriving or self._awaiting_request or self._closed)
+
     def cut(self) -> None:
         """Ends what did not come to an end by itself."""
-        if self.arriving and not self._closed:
+        if self._closed:
+            self.transport.abort()  # it had time to read its last answer
+        elif self.arriving:
             event("request_cut", logging.WARNING, reason=f"the request was not whole within {WHOLE_WITHIN_S:g} s")
-            self._send_error_response(408, "")
+            super()._send_error_response(408, HTTPStatus.REQUEST_TIMEOUT.phrase)
             self._close_transport()
         elif self._awaiting_request:
             self._keepalive_timeout()
         else:
+            event("request_cut", logging.ERROR, reason=f"there was no answer within {ANSWERED_WITHIN_S:g} s")
             self.transport.abort()
 
     def leave(self) -> None:

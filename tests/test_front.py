@@ -18,6 +18,7 @@ from flask.testing import FlaskClient
 
 import front
 from config import Config
+from door import BODY_LIMIT
 from front import IN_ONE_COMMIT, Front
 from inbox import Inbox
 
@@ -117,6 +118,13 @@ def test_what_arrives_together_is_committed_together(way_in: Front, inbox: Inbox
         assert ask(way_in, *senders) == [202] * count
     assert len(commits) == 3
     assert sorted(row[0] for row in rows(inbox)) == sorted(f"e{n}" for n in range(count))
+
+
+def test_much_at_once_is_not_parsed_at_once(way_in: Front, inbox: Inbox) -> None:
+    body = json.dumps(notification("big")).encode().ljust(BODY_LIMIT // 2 - 9)
+    with counted_commits(inbox) as commits:
+        assert ask(way_in, *(Sender(body) for _ in range(5)), Sender(notification("e1"))) == [202] * 6
+    assert len(commits) == 3
 
 
 @BOTH

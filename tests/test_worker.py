@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from conftest import TEXT, TOKEN, alone, notification
+from conftest import TEXT, TOKEN, alone, notification, wait_for
 
 from sandbox.relay import Relay
 from worker import WHOLE_WITHIN_S
@@ -101,6 +101,20 @@ def test_senders_that_do_not_hang_up_after_an_error_delay_nobody(relay: Relay) -
         assert max(took_s(relay) for _ in range(5)) < 2
 
 
+@pytest.mark.parametrize("data", [b"NONSENSE\r\n\r\n", HEAD[:-2] + b"x\r\nContent-Length: 99999\r\n\r\n"])
+def test_a_refused_sender_that_goes_on_is_hung_up_on(data: bytes, relay: Relay) -> None:
+    def hung_up() -> bool:
+        try:
+            sock.sendall(b"x")
+        except ConnectionError:
+            return True
+        return False
+
+    with socket.create_connection(("127.0.0.1", relay.port)) as sock:
+        sock.sendall(data)
+        wait_for(hung_up)
+
+
 def test_a_slow_sender_that_gets_there_is_answered(relay: Relay) -> None:
     body = json.dumps(notification("slow")).encode()
     data = HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
@@ -113,6 +127,16 @@ def test_a_slow_sender_that_gets_there_is_answered(relay: Relay) -> None:
 def test_pipelined_requests_are_answered_in_turn(relay: Relay) -> None:
     last = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     assert answer(relay, GET * 20 + last).count(b"HTTP/1.1 200") == 21
+
+
+def test_a_sender_that_says_no_more_still_gets_its_answer(relay: Relay) -> None:
+    body = json.dumps(notification("half closed")).encode()
+    with socket.create_connection(("127.0.0.1", relay.port), timeout=5) as sock:
+        sock.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(100).startswith(b"HTTP/1.1 202")
+        while sock.recv(65536):
+            pass
 
 
 def test_the_word_to_go_on_is_given_once(relay: Relay) -> None:
