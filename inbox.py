@@ -24,6 +24,7 @@ from store import (
     StoreUnavailable,
     attempts,
     is_in,
+    is_still,
     items,
     memory,
     still_full,
@@ -36,7 +37,7 @@ PURGE_AT_ONCE = 500  # rows in one transaction, so that none waits long behind t
 # Statements are built once: building one takes longer than running it.
 _pending = is_in(PENDING)
 _flying = items.c.owner.is_not(None) & (items.c.next_attempt_at > sa.bindparam("now"))
-_ours = _pending & (items.c.owner == sa.bindparam("of_owner"))
+_ours = is_still(PENDING) & (items.c.owner == sa.bindparam("of_owner"))
 _UPDATE_OURS = items.update().where(
     items.c.id == sa.bindparam("of_id"), _ours, items.c.attempts == sa.bindparam("of_attempts")
 )
@@ -45,7 +46,7 @@ _UPDATE_ITEM = items.update().where(items.c.id == sa.bindparam("of_id"))
 _IN_FLIGHT = sa.select(sa.func.count()).where(_pending, _flying)
 _PARKED = sa.select(sa.func.count()).where(is_in(PARKED))
 _INSERT_ATTEMPT = attempts.insert()
-_FOLLOWER = sa.select(items.c.id).where(items.c.entity_id == sa.bindparam("of_post"), _pending).limit(1)
+_FOLLOWER = sa.select(items.c.id).where(items.c.entity_id == sa.bindparam("of_post"), is_still(PENDING)).limit(1)
 
 
 def _due() -> sa.Select[Any]:
@@ -56,7 +57,7 @@ def _due() -> sa.Select[Any]:
     flying = other.c.owner.is_not(None) & (other.c.next_attempt_at > now)
     blocked = (
         sa.exists()
-        .where(other.c.entity_id == item.c.entity_id, is_in(PENDING, other), other.c.id != item.c.id)
+        .where(other.c.entity_id == item.c.entity_id, is_still(PENDING, other), other.c.id != item.c.id)
         .where((other.c.id < item.c.id) | flying)
     )
     ticket = (

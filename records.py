@@ -86,7 +86,7 @@ _ATTEMPTS = (
     .where(attempts.c.item_id.in_(sa.bindparam("of_ids", expanding=True)))
     .order_by(attempts.c.item_id, attempts.c.id)
 )
-_COUNTED = (PENDING, PARKED, DISCARDED)  # few, and each with an index or rare; the delivered are the rest
+_COUNTED = (PENDING, PARKED, DISCARDED)  # few, and each with an index; the delivered are the rest
 _BY_STATE = sa.select(
     sa.select(sa.func.count()).select_from(items).scalar_subquery(),
     *(sa.select(sa.func.count()).where(is_in(state)).scalar_subquery() for state in _COUNTED),

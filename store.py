@@ -92,6 +92,12 @@ def is_in(state: str, table: sa.FromClause = items) -> sa.ColumnElement[bool]:
     return table.c.state == constant(state)
 
 
+def is_still(state: str, table: sa.FromClause = items) -> sa.ColumnElement[bool]:
+    """The same of an item that is found by its id or its post. The state's partial index does not serve these words:
+    by statistics from before an outage it is short, and PostgreSQL would search all that waits for each item."""
+    return table.c.state.concat(constant("")) == constant(state)
+
+
 def _index(name: str, *columns: sa.ColumnElement[Any], where: sa.ColumnElement[bool] | None = None) -> None:
     sa.Index(name, *columns, sqlite_where=where, postgresql_where=where)
 
@@ -99,8 +105,9 @@ def _index(name: str, *columns: sa.ColumnElement[Any], where: sa.ColumnElement[b
 still_full = is_in(DELIVERED) & (items.c.payload != constant(EMPTIED))
 was_retried = attempts.c.outcome.in_([constant(outcome) for outcome in RETRIED])
 _index("inbox_post", items.c.entity_id, items.c.id)
-_index("inbox_pending", items.c.next_attempt_at, items.c.id, where=is_in(PENDING))
+_index("inbox_due", items.c.next_attempt_at, items.c.id, items.c.received_at, where=is_in(PENDING))
 _index("inbox_parked", items.c.next_attempt_at, items.c.id, where=is_in(PARKED))
+_index("inbox_discarded", items.c.id, where=is_in(DISCARDED))
 _index("inbox_ticket", items.c.ticket_id, where=items.c.ticket_id.is_not(None))
 _index("inbox_still_full", items.c.settled_at, where=still_full)
 _index("attempts_retried", attempts.c.outcome, where=was_retried)
@@ -333,6 +340,7 @@ class Store:
         _metadata.create_all(db)
         for index in items.indexes:
             index.create(db, checkfirst=True)
+        db.execute(sa.text("DROP INDEX IF EXISTS inbox_pending"))  # an earlier release's; inbox_due does its work
         first = {"schema_version": str(SCHEMA_VERSION), "gate": json.dumps(asdict(Gate()))}
         db.execute(self._insert_memory, [{"name": name, "value": value} for name, value in first.items()])
         version = int(db.execute(RECALL, {"of_name": "schema_version"}).scalar_one())
