@@ -7,6 +7,7 @@ database's clock), through the same statements. inbox.py keeps the items in it, 
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 import time
 from bisect import bisect_left
@@ -289,9 +290,12 @@ class Store:
         jobs = [self._waiting.popleft() for _ in range(len(self._waiting))]
         try:
             self._commit(jobs)
-        except Exception:
-            for alone in jobs:
-                self._commit_alone(alone)
+        except Exception as error:
+            for job in jobs:
+                if _locked(error):  # each alone would wait as long again, and the last for all of them
+                    job.error, job.done = error, True
+                else:
+                    self._commit_alone(job)
         finally:
             for job in jobs:
                 if not job.done:
@@ -355,6 +359,12 @@ def _cause(error: Exception) -> str:
     said = str(original).splitlines()[0] if original is not None and str(original) else type(error).__name__
     remedy = next((f"; {remedy}" for words, remedy in REMEDIES if words in said), "")
     return f"{type(original or error).__name__}: {said[:200]}{remedy}"
+
+
+def _locked(error: Exception) -> bool:
+    """Whether another program holds the SQLite file."""
+    original = getattr(error.__cause__, "orig", None)
+    return getattr(original, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
 
 
 def _sqlite_engine(url: str) -> sa.Engine:

@@ -11,12 +11,15 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
+import sqlalchemy as sa
 from conftest import (
     TOKEN,
     Clock,
@@ -40,6 +43,7 @@ from khoros_client import read_date
 from sandbox.relay import Relay
 from sandbox.server import Server
 from sandbox.zendesk import FakeZendesk
+from store import StoreUnavailable
 from tickets import Style
 from zendesk_client import ZendeskClient
 
@@ -370,3 +374,34 @@ def test_dates_around_the_ends_of_summer_time_are_read_the_same_in_every_zone(
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_while_another_program_holds_the_file_all_who_wait_are_told_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox, tries = Inbox(f"sqlite:///{tmp_path / 'relay.db'}"), []
+    inbox.now()
+    commit = inbox._commit
+
+    def impatient(connection: Any, _: object) -> None:
+        connection.execute("PRAGMA busy_timeout=300")
+
+    def tried(jobs: list[Any]) -> None:
+        tries.append(len(jobs))
+        commit(jobs)
+
+    def refused() -> bool:
+        try:
+            inbox.prove_writable()
+        except StoreUnavailable as error:
+            return "is locked" in str(error)
+        return False
+
+    inbox._engine.dispose()
+    sa.event.listen(inbox._engine, "connect", impatient, insert=True)
+    monkeypatch.setattr(inbox, "_commit", tried)
+    with closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as other, ThreadPoolExecutor(4) as pool:
+        other.execute("BEGIN IMMEDIATE")
+        assert all([refusal.result() for refusal in [pool.submit(refused) for _ in range(4)]])
+    assert sum(tries) == 4  # not once together and then each alone
+    inbox.close()
