@@ -68,8 +68,8 @@ class Front:
             self._door.admit(headers.get(b"authorization", b"").decode("latin-1"))
             receipt = await self._notification(headers, receive, name, at)
             await _answer(send, scope, headers, 202, vars(receipt))
-        except _Gone:
-            pass  # nobody is there to be answered
+        except _Gone:  # nobody is there to be answered
+            event("sender_gone", logging.WARNING, reason="the connection ended before the request did", request_id=name)
         except Exception as error:
             refusal = Refusal.of(error, name)
             told(refusal, name)
@@ -86,15 +86,16 @@ class Front:
                 if self._held > HELD_LIMIT:
                     event("too_much_at_once", logging.ERROR, bytes=self._held, request_id=name)
                     raise Refusal(503, "Service Unavailable", "Too much at once: send it again.", {"Retry-After": "5"})
-            outcome = await self._committed(Push(bytes(body), name, at))
-        finally:
+        except BaseException:
             self._held -= len(body)
+            raise
+        outcome = await self._committed(Push(bytes(body), name, at))
         if isinstance(outcome, Refusal):
             raise outcome
         return outcome
 
     async def _committed(self, push: Push) -> Receipt | Refusal:
-        """What arrives while a commit is under way goes into the next one."""
+        """What arrives while a commit is under way goes into the next one, also when its sender hangs up meanwhile."""
         outcome: asyncio.Future[Receipt | Refusal] = asyncio.get_running_loop().create_future()
         self._arrived.append((push, outcome))
         if self._committing is None or self._committing.done():
@@ -108,13 +109,14 @@ class Front:
             batch, self._arrived = self._arrived[:count], self._arrived[count:]
             pushes = [push for push, _ in batch]
             outcomes = await asyncio.get_running_loop().run_in_executor(self._committer, self._door.take, pushes)
+            self._held -= sum(len(push.body) for push in pushes)
             for (_, waiting), outcome in zip(batch, outcomes, strict=True):
                 if not waiting.done():  # or else the sender has hung up meanwhile
                     waiting.set_result(outcome)
 
     async def _page(self, scope: HTTPScope, receive: Receive, send: Send, name: str, at: float) -> None:
         """Has Flask answer in a thread. It reads a body once it knows the password, so no stranger holds one up."""
-        status = 0
+        status: int | None = None
 
         async def sent(message: SendEvent) -> None:
             nonlocal status
@@ -124,9 +126,11 @@ class Front:
 
         headers = [(field, value) for field, value in scope["headers"] if field != b"x-request-id"]
         named: HTTPScope = {**scope, "headers": [*headers, (b"x-request-id", name.encode())]}
-        await self._pages(named, receive, sent)
-        took = {"status": status, "took_ms": round((time.perf_counter() - at) * 1000), "request_id": name}
-        event("request", method=scope["method"], path=scope["path"], **took)
+        try:
+            await self._pages(named, receive, sent)
+        finally:  # also when its time is up
+            took = {"status": status, "took_ms": round((time.perf_counter() - at) * 1000), "request_id": name}
+            event("request", method=scope["method"], path=scope["path"], **took)
 
 
 class _Gone(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -221,6 +222,24 @@ def test_a_sender_that_hangs_up_during_the_commit_costs_nobody_an_answer(way_in:
     assert sorted(row[0] for row in rows(inbox)) == ["e0", "e1", "e2", "later"]
 
 
+def test_what_waits_for_its_commit_counts_as_held_also_when_its_sender_has_hung_up(way_in: Front, inbox: Inbox) -> None:
+    held = []
+
+    async def hangs_up() -> None:
+        sender = Sender(notification())
+        with inbox._engine.begin():
+            task = asyncio.create_task(way_in(sender.scope, sender.receive, sender.send))  # type: ignore[arg-type]
+            await asyncio.wait([task], timeout=0.1)
+            task.cancel()
+            await asyncio.wait([task])
+            held.append(way_in._held)
+        await way_in._committing  # type: ignore[misc]  # it is at it
+        held.append(way_in._held)
+
+    in_a_loop(hangs_up())
+    assert held == [len(json.dumps(notification())), 0]
+
+
 def test_more_than_fits_into_the_memory_is_to_be_sent_again(
     way_in: Front, inbox: Inbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -242,6 +261,24 @@ def test_who_gets_in_has_no_line_but_that_of_the_notification_and_a_page_has_one
     told = fields(caplog, "request")
     assert told.pop("took_ms") >= 0
     assert told == {"level": logging.INFO, "method": "GET", "path": "/health", "status": 200, "request_id": "r-8"}
+
+
+def test_a_page_whose_time_is_up_has_its_line_too(caplog: pytest.LogCaptureFixture) -> None:
+    go_on, sender = threading.Event(), Sender()
+
+    def slow(environ: Any, start_response: Any) -> list[bytes]:
+        go_on.wait(10)
+        return []
+
+    async def cut() -> None:
+        task = asyncio.create_task(Front(slow, None)(sender.scope, sender.receive, sender.send))  # type: ignore[arg-type]
+        await asyncio.wait([task], timeout=0.1)
+        task.cancel()
+        await asyncio.wait([task])
+        go_on.set()
+
+    in_a_loop(cut())
+    assert fields(caplog, "request")["status"] is None
 
 
 def test_the_lines_of_one_request_have_one_request_id(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
