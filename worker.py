@@ -7,6 +7,7 @@ connection has a time by which the next thing must have happened. That leans on 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -20,7 +21,10 @@ WHOLE_WITHIN_S = 15.0  # from a connection or a request's first byte to its last
 ANSWERED_WITHIN_S = 60.0  # from there to the answer's last byte
 LINGER_S = 2.0  # after an answer to a request that was not read to its end: for the sender to read it and hang up
 LEAVING_S = 2.0  # when the worker stops: for a request that has begun
+LAST_ANSWERS_S = 12.0  # and for an answer that is due; gunicorn.conf.py waits 20 for everything
 SWEEP_S = 0.5
+HEAD_LIMIT = 32 * 1024  # bytes; gunicorn by itself holds 800 KB of one
+UNREAD_LIMIT = 64 * 1024  # bytes of a body that nobody has asked for yet
 
 
 class Connection(ASGIProtocol):  # type: ignore[misc]  # its base has no types
@@ -30,7 +34,9 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # its base has no types
 
     def connection_made(self, transport: Any) -> None:
         self.arriving = False  # whether there is a part of a request
-        self.until = self.worker.loop.time() + WHOLE_WITHIN_S
+        self.size = 0  # bytes of that part
+        self.until = self.worker.loop.time() + (WHOLE_WITHIN_S if self.worker.alive else LEAVING_S)
+        self._max_buffer_size = transport.max_size = UNREAD_LIMIT
         super().connection_made(transport)
         self.worker.connections.add(self)
         if len(self.worker.connections) > self.worker.worker_connections:
@@ -54,40 +60,62 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # its base has no types
         if self._closed:
             self.transport.abort()  # it had time to read its last answer
         elif self.arriving:
-            event("request_cut", logging.WARNING, reason=f"the request was not whole within {WHOLE_WITHIN_S:g} s")
+            event("request_cut", logging.WARNING, reason="the request was not whole in time")
             super()._send_error_response(408, HTTPStatus.REQUEST_TIMEOUT.phrase)
             self._close_transport()
         elif self._awaiting_request:
             self._keepalive_timeout()
         else:
-            event("request_cut", logging.ERROR, reason=f"there was no answer within {ANSWERED_WITHIN_S:g} s")
+            event("request_cut", logging.ERROR, reason="its answer was not out in time")
             self.transport.abort()
 
     def leave(self) -> None:
         """The worker stops: nothing is waited for but the answer that is due, and shortly a request that has begun."""
-        if self.arriving:
-            self.until = min(self.until, self.worker.loop.time() + LEAVING_S)
-        elif self._awaiting_request:
+        if self._awaiting_request and not self.arriving:
             self._close_transport()
+        else:
+            self.until = min(self.until, self.worker.loop.time() + (LEAVING_S if self.arriving else LAST_ANSWERS_S))
 
     def _feed_callback_parser(self, data: bytes) -> bool:
         if not self.arriving and not self._callback_parser.is_complete:
-            self.arriving, self.until = True, self.worker.loop.time() + WHOLE_WITHIN_S
-        return bool(super()._feed_callback_parser(data))
+            self.arriving, self.size, self.until = True, 0, self.worker.loop.time() + WHOLE_WITHIN_S
+        self.size += len(data)
+        try:
+            going_on = bool(super()._feed_callback_parser(data))
+        except ValueError:  # Python reads no length of over 4,300 digits
+            return self._refuse(400)
+        if going_on and self._current_request is None and self.size > HEAD_LIMIT:
+            return self._refuse(431)
+        return going_on
+
+    def _refuse(self, status: int) -> bool:
+        self._send_error_response(status, "")
+        self._close_transport()
+        return False
 
     def _on_message_complete(self) -> None:
         self.arriving, self.until = False, self.worker.loop.time() + ANSWERED_WITHIN_S
         super()._on_message_complete()
 
     def _arm_keepalive_timer(self) -> None:
-        self.until = self.worker.loop.time() + self._keepalive
+        if not self.arriving:  # or else a part of the next request came before this one's answer was out
+            self.until = self.worker.loop.time() + self._keepalive
+
+    def _is_websocket_upgrade(self, request: Any) -> bool:
+        return False  # nothing here speaks it: the request is answered like any other
+
+    def _will_close(self, request: Any, response_requires_close: bool) -> bool:
+        """An answer before the end of its request is the last one, and says so."""
+        return self.arriving or bool(super()._will_close(request, response_requires_close))
 
     async def _serve_http_request(self, request: Any, sockname: Any, peername: Any) -> bool:
         """Without the task of its own that gunicorn gives to applications which go on after their answer."""
         return bool(await self._handle_http_request(request, sockname, peername))
 
     def _send_error_response(self, status: int, message: str, extra_headers: Any = ()) -> None:
-        """Tells what is wrong with a request, without quoting it."""
+        """Tells what is wrong with a request, without quoting it; gunicorn also calls this when nobody is there."""
+        if self._closed:
+            return
         event("request_refused", logging.WARNING, status=status, reason=HTTPStatus(status).phrase)
         super()._send_error_response(status, HTTPStatus(status).phrase, extra_headers)
 
@@ -97,8 +125,9 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # its base has no types
         if self.arriving and not self._closed and self.transport.can_write_eof():
             self._closed = True
             self._resume_reading()
-            self.transport.write_eof()
             self.until = self.worker.loop.time() + LINGER_S
+            with suppress(OSError):  # the other side has just reset it
+                self.transport.write_eof()
         else:
             super()._close_transport()
 
@@ -135,7 +164,7 @@ class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # its base has no types
         await super()._shutdown()
 
     def _sweep(self) -> None:
+        self.loop.call_later(SWEEP_S, self._sweep)  # first, so that nothing ends it
         now = self.loop.time()
         for connection in [connection for connection in self.connections if connection.until <= now]:
             connection.cut()
-        self.loop.call_later(SWEEP_S, self._sweep)
