@@ -35,12 +35,20 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # its base has no types
     def connection_made(self, transport: Any) -> None:
         self.arriving = False  # whether there is a part of a request
         self.size = 0  # bytes of that part
-        self.until = self.worker.loop.time() + (WHOLE_WITHIN_S if self.worker.alive else LEAVING_S)
+        self.idle_since = self.worker.loop.time()
+        self.until = self.idle_since + (WHOLE_WITHIN_S if self.worker.alive else LEAVING_S)
         self._max_buffer_size = transport.max_size = UNREAD_LIMIT
         super().connection_made(transport)
         self.worker.connections.add(self)
         if len(self.worker.connections) > self.worker.worker_connections:
-            transport.abort()
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """One connection is too many: the one that has been idle longest goes, or else this one."""
+        others = [c for c in self.worker.connections if c is not self and c._awaiting_request and not c.arriving]
+        longest = min(others, key=lambda connection: connection.idle_since, default=self)
+        event("connection_dropped", logging.WARNING, reason="too many connections", of=self.worker.worker_connections)
+        longest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.worker.connections.discard(self)
@@ -99,7 +107,8 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # its base has no types
 
     def _arm_keepalive_timer(self) -> None:
         if not self.arriving:  # or else a part of the next request came before this one's answer was out
-            self.until = self.worker.loop.time() + self._keepalive
+            self.idle_since = self.worker.loop.time()
+            self.until = self.idle_since + self._keepalive
 
     def _is_websocket_upgrade(self, request: Any) -> bool:
         return False  # nothing here speaks it: the request is answered like any other

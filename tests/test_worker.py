@@ -304,6 +304,17 @@ def test_connections_over_the_limit_are_closed_and_the_others_served(tmp_path: P
         assert served in (19, 20)  # the connection of `wait_ready` may still count
 
 
+def test_strangers_that_only_keep_their_connections_make_room_for_others(tmp_path: Path) -> None:
+    with Relay(env=alone(tmp_path, GUNICORN_CMD_ARGS="--worker-connections 20")) as relay, ExitStack() as stack:
+        relay.wait_ready()
+        for _ in range(30):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", relay.port), timeout=5))
+            sock.sendall(GET)
+            assert sock.recv(12) == b"HTTP/1.1 200"
+        assert max(took_s(relay) for _ in range(5)) < 2
+        relay.wait_for_line("event=connection_dropped")
+
+
 def test_the_file_of_the_inbox_is_its_owners_alone(relay: Relay) -> None:
     """It holds customers' posts."""
     file = Path(relay.env["DATABASE_URL"].removeprefix("sqlite:///"))
