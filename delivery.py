@@ -24,8 +24,8 @@ PARALLEL = 8
 LEASE_S = 10.0
 RENEW_S = 3.0  # while a call is under way its lease is prolonged this often, so that no call outlives it
 IDLE_S = 1.0
-CROWD = 8  # notifications in one commit
-BREATH_S = 0.2  # between two claims after a crowd
+CROWD = 40  # notifications within BREATH_S
+BREATH_S = 0.2  # between two claims in a crowd
 KEY_LIFE_S = 6900.0  # Zendesk forgets an idempotency key after two hours
 PATIENCE = 5  # attempts after which an item's own trouble is no longer taken for Zendesk's
 CHECK_ID = "khoros-zendesk-relay-check"  # no post has this id: looking it up proves the credentials and finds nothing
@@ -50,7 +50,7 @@ class Delivery:
         self._wake = threading.Event()
         self._stopping = False
         self._held = False
-        self._crowd_at = -math.inf
+        self._arrived, self._counting_since, self._crowd_at = 0, -math.inf, -math.inf
         self._more = False  # whether the last claim left something that is due
         self._store_works = True
         self._flying: set[int] = set()  # ids of the items under way
@@ -244,9 +244,13 @@ class Delivery:
     # The threads
 
     def wake(self, committed: int = 1) -> None:
-        """So much was just committed: look at once, unless the gate is known to be closed."""
-        if committed >= CROWD:
-            self._crowd_at = time.monotonic()
+        """So many notifications were just committed: look at once, unless the gate is known to be closed."""
+        now = time.monotonic()
+        if now - self._counting_since > BREATH_S:
+            self._counting_since, self._arrived = now, 0
+        self._arrived += committed
+        if self._arrived >= CROWD:
+            self._crowd_at = now
         if not self._held:
             self._wake.set()
 

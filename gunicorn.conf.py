@@ -1,4 +1,4 @@
-"""How gunicorn runs the service: threads for the requests, and the background work of each worker."""
+"""How gunicorn runs the service: the worker for the requests, and the background work of each."""
 
 import os
 import sys

@@ -197,7 +197,7 @@ class Inbox(Store):
                 "state": PARKED if item.reason else PENDING,
                 "reason": item.reason,
             }
-            for item in sorted(items, key=lambda item: item.entity_id)  # one order for all, so that none deadlock
+            for item in sorted(items, key=lambda item: item.entity_id)  # one order of posts for all: deadlocks are rare
         ]
         if not rows:
             return []

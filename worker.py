@@ -74,7 +74,7 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # its base has no types
         elif self._awaiting_request:
             self._keepalive_timeout()
         else:
-            event("request_cut", logging.ERROR, reason="its answer was not out in time")
+            event("request_cut", logging.WARNING, reason="its answer was not out in time")
             self.transport.abort()
 
     def leave(self) -> None:

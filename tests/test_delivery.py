@@ -569,18 +569,17 @@ def test_says_so_when_it_has_to_leave_something_behind(
 
 
 def test_only_a_crowd_of_notifications_goes_before_the_deliveries(delivery: Delivery) -> None:
-    assert not delivery.crowded
     delivery.wake(CROWD - 1)
     assert not delivery.crowded
-    delivery.wake(CROWD)
+    delivery.wake()
     assert delivery.crowded
 
 
 def test_after_a_crowd_what_was_taken_in_is_delivered(delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk) -> None:
-    inbox.accept([new_item(f"e{n}", f"twitter:{n}") for n in range(2 * CROWD)])
-    delivery.wake(2 * CROWD)
+    inbox.accept([new_item(f"e{n}", f"twitter:{n}") for n in range(24)])
+    delivery.wake(CROWD)
     delivery.start()
-    wait_for(lambda: len(zendesk.tickets) == 2 * CROWD)
+    wait_for(lambda: len(zendesk.tickets) == 24)
     delivery.stop(10)
 
 
