@@ -1,5 +1,6 @@
 """How gunicorn runs the service: the worker for the requests, and the background work of each."""
 
+import gc
 import os
 import sys
 from typing import Any
@@ -40,6 +41,9 @@ def on_starting(server: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """The port is bound and the worker can answer: now the background work begins."""
+    gc.collect()
+    gc.freeze()  # what was loaded stays: Python need not look through it again and again for garbage
+    gc.set_threshold(10_000)
     worker.wsgi.extensions["relay"].start()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from config import Config
 from inbox import Inbox, NewItem
-from khoros_client import EVENT_NAME, Notification, StreamItem, Unreadable
+from khoros_client import EVENT_NAME, Notification, Unreadable, read_entity_id
 from logfmt import event
 
 
@@ -91,7 +91,7 @@ def _with_posts(found: Reading, notification: Notification) -> Reading:
     good, broken = [], []
     for raw in notification.items:
         try:
-            entity_id = StreamItem.parse(raw).entity_id
+            entity_id = read_entity_id(raw)
         except Unreadable as error:
             broken.append(_parked(raw, str(error), found))
             continue

@@ -52,14 +52,9 @@ class StreamItem:
     reposted_from: str
 
     @classmethod
-    def parse(cls, raw: object) -> StreamItem:
-        """Reads a stream item. Raises Unreadable when it has no usable entityId."""
-        if not isinstance(raw, dict):
-            raise Unreadable("an item is not an object")
-        entity_id = _text(raw.get("entityId"))
-        if not entity_id or len(entity_id) > ID_LIMIT or not entity_id.isprintable():
-            raise Unreadable("an item has no usable entityId")
-        notes = raw.get("notes")
+    def parse(cls, raw: Any) -> StreamItem:
+        """Reads a stream item. Raises Unreadable as `read_entity_id` does."""
+        entity_id, notes = read_entity_id(raw), raw.get("notes")
         return cls(
             entity_id=entity_id,
             text=_text(raw.get("text")),
@@ -254,6 +249,16 @@ def _refusal(answer: Answer, envelope: Mapping[str, Any]) -> ServiceError:
     if status in (408, 425, 429) or status >= 500:
         return Unavailable(said, status=status, code=code, retry_after_s=answer.retry_after_s)
     return Rejected(said, status=status, code=code)
+
+
+def read_entity_id(raw: object) -> str:
+    """The id of a stream item. Raises Unreadable when it has no usable one; nothing else in it has to be readable."""
+    if not isinstance(raw, dict):
+        raise Unreadable("an item is not an object")
+    entity_id = _text(raw.get("entityId"))
+    if not entity_id or len(entity_id) > ID_LIMIT or not entity_id.isprintable():
+        raise Unreadable("an item has no usable entityId")
+    return entity_id
 
 
 def read_date(value: object) -> float | None:

@@ -264,11 +264,15 @@ def test_who_gets_in_has_no_line_but_that_of_the_notification_and_a_page_has_one
 
 
 def test_a_page_whose_time_is_up_has_its_line_too(caplog: pytest.LogCaptureFixture) -> None:
-    go_on, sender = threading.Event(), Sender()
+    go_on, ended, sender = threading.Event(), threading.Event(), Sender()
 
-    def slow(environ: Any, start_response: Any) -> list[bytes]:
+    class Nothing(list[bytes]):
+        def close(self) -> None:
+            ended.set()
+
+    def slow(environ: Any, start_response: Any) -> Nothing:
         go_on.wait(10)
-        return []
+        return Nothing()
 
     async def cut() -> None:
         task = asyncio.create_task(Front(slow, None)(sender.scope, sender.receive, sender.send))  # type: ignore[arg-type]
@@ -276,6 +280,7 @@ def test_a_page_whose_time_is_up_has_its_line_too(caplog: pytest.LogCaptureFixtu
         task.cancel()
         await asyncio.wait([task])
         go_on.set()
+        await asyncio.to_thread(ended.wait, 10)
 
     in_a_loop(cut())
     assert fields(caplog, "request")["status"] is None
