@@ -48,6 +48,7 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # its base has no types
         others = [c for c in self.worker.connections if c is not self and c._awaiting_request and not c.arriving]
         longest = min(others, key=lambda connection: connection.idle_since, default=self)
         event("connection_dropped", logging.WARNING, reason="too many connections", of=self.worker.worker_connections)
+        self.worker.connections.discard(longest)  # at once: the next one too many must not choose it again
         longest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -224,20 +224,28 @@ def config(database_url: str) -> Config:
 class FrontClient(FlaskClient):
     """Asks the way gunicorn's worker does: through front.py."""
 
-    def run_wsgi_app(self, environ: Any, buffered: bool = False) -> Any:
+    @cached_property
+    def _front(self) -> Front:
         relay = relay_of(self.application)
-        front = Front(self.application, None if relay.config.polling else relay.door)
+        return Front(self.application, None if relay.config.polling else relay.door)
 
+    def run_wsgi_app(self, environ: Any, buffered: bool = False) -> Any:
         def through(environ: Any, start_response: Any) -> list[bytes]:
-            return in_a_loop(_ask(front, environ, start_response))
+            return in_a_loop(_ask(self._front, environ, start_response))
 
         return werkzeug.test.run_wsgi_app(through, environ, buffered)
 
 
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="event loop", daemon=True).start()
+    return loop
+
+
 def in_a_loop(work: Coroutine[Any, Any, T]) -> T:
-    """Runs it to its end in an event loop of its own; this thread may have one already, the browser's."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result()
+    """Runs it to its end in an event loop beside the tests; their own thread may have one already, the browser's."""
+    return asyncio.run_coroutine_threadsafe(work, _loop()).result(60)
 
 
 async def _ask(front: Front, environ: Any, start_response: Any) -> list[bytes]:
