@@ -139,6 +139,14 @@ def emptied(postgresql: Any) -> Callable[[], str]:
     return empty
 
 
+def sqlite_unless_asked(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database for tests to which the kind makes no difference, but for those that ask for both."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return f"sqlite:///{tmp_path / 'relay.db'}"
+    emptied: Callable[[], str] = request.getfixturevalue("emptied")
+    return emptied()
+
+
 # The wired service: its settings, its two outside services, and what it says.
 
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there, so every call fails at once

@@ -26,6 +26,7 @@ from conftest import (
     new_post,
     notification,
     relay_of,
+    sqlite_unless_asked,
     wait_for,
 )
 from flask import Flask
@@ -50,11 +51,7 @@ BOTH = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirec
 
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """SQLite, unless a test asks for both kinds."""
-    if getattr(request, "param", "sqlite") == "sqlite":
-        return f"sqlite:///{tmp_path / 'relay.db'}"
-    emptied: Callable[[], str] = request.getfixturevalue("emptied")
-    return emptied()
+    return sqlite_unless_asked(request, tmp_path)
 
 
 # What is amiss

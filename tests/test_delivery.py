@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from uuid import UUID
 import pytest
 from conftest import Clock, new_item
 
-from delivery import CHECK_ID, CROWD, KEY_LIFE_S, LEASE_S, PARALLEL, Delivery
+from delivery import BREATH_S, CHECK_ID, CROWD, KEY_LIFE_S, LEASE_S, PARALLEL, Delivery
 from gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED
 from inbox import Claim, Inbox, Item, NewItem, Settled
 from outbound import Unavailable
@@ -575,10 +576,16 @@ def test_only_a_crowd_of_notifications_goes_before_the_deliveries(delivery: Deli
     assert delivery.crowded
 
 
-def test_after_a_crowd_what_was_taken_in_is_delivered(delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk) -> None:
-    inbox.accept([new_item(f"e{n}", f"twitter:{n}") for n in range(24)])
-    delivery.wake(CROWD)
+def test_in_a_crowd_the_deliveries_stand_back_and_then_go_on(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk
+) -> None:
     delivery.start()
+    wait_for(lambda: bool(zendesk.calls))  # the first look is over
+    came_at = time.monotonic()
+    delivery.wake(CROWD)
+    inbox.accept([new_item(f"e{n}", f"twitter:{n}") for n in range(24)])
+    wait_for(lambda: bool(zendesk.tickets))
+    assert time.monotonic() - came_at >= BREATH_S
     wait_for(lambda: len(zendesk.tickets) == 24)
     delivery.stop(10)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from conftest import TOKEN, events, fields, in_a_loop, new_config, notification, relay_of, rows
+from conftest import TOKEN, events, fields, in_a_loop, new_config, notification, relay_of, rows, sqlite_unless_asked
 from flask import Flask
 from flask.testing import FlaskClient
 
@@ -28,11 +28,7 @@ pytestmark = pytest.mark.usefixtures("clean_log")
 
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """SQLite, unless a test asks for both kinds."""
-    if getattr(request, "param", "sqlite") == "sqlite":
-        return f"sqlite:///{tmp_path / 'relay.db'}"
-    emptied: Callable[[], str] = request.getfixturevalue("emptied")
-    return emptied()
+    return sqlite_unless_asked(request, tmp_path)
 
 
 BOTH = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)

@@ -10,7 +10,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from conftest import AUTHOR, TEXT, TOKEN, Clock, compose, new_config, new_item, notification, relay_of
+from conftest import (
+    AUTHOR,
+    TEXT,
+    TOKEN,
+    Clock,
+    compose,
+    new_config,
+    new_item,
+    notification,
+    relay_of,
+    sqlite_unless_asked,
+)
 from flask import Flask
 from flask.testing import FlaskClient
 from prometheus_client.core import Metric
@@ -50,11 +61,7 @@ EVERY = {
 
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """SQLite, unless a test asks for both kinds."""
-    if getattr(request, "param", "sqlite") == "sqlite":
-        return f"sqlite:///{tmp_path / 'relay.db'}"
-    emptied: Callable[[], str] = request.getfixturevalue("emptied")
-    return emptied()
+    return sqlite_unless_asked(request, tmp_path)
 
 
 @pytest.fixture

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from conftest import TEXT, Clock, compose, new_item
+from conftest import TEXT, Clock, compose, new_item, sqlite_unless_asked
 
 from gate import LIMITED, OUTAGE, UNAUTHORISED, Gate
 from inbox import Attempt, Inbox, Item, NewItem
@@ -22,11 +21,7 @@ BOTH = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirec
 
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """SQLite, unless a test asks for both kinds."""
-    if getattr(request, "param", "sqlite") == "sqlite":
-        return f"sqlite:///{tmp_path / 'relay.db'}"
-    emptied: Callable[[], str] = request.getfixturevalue("emptied")
-    return emptied()
+    return sqlite_unless_asked(request, tmp_path)
 
 
 @pytest.fixture

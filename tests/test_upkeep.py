@@ -9,7 +9,20 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from conftest import TEXT, Clock, compose, engine_url, events, fields, new_config, new_item, new_post, rows, wait_for
+from conftest import (
+    TEXT,
+    Clock,
+    compose,
+    engine_url,
+    events,
+    fields,
+    new_config,
+    new_item,
+    new_post,
+    rows,
+    sqlite_unless_asked,
+    wait_for,
+)
 
 from alerts import Alerts
 from delivery import Delivery
@@ -30,11 +43,7 @@ BOTH = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirec
 
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """SQLite, unless a test asks for both kinds."""
-    if getattr(request, "param", "sqlite") == "sqlite":
-        return f"sqlite:///{tmp_path / 'relay.db'}"
-    emptied: Callable[[], str] = request.getfixturevalue("emptied")
-    return emptied()
+    return sqlite_unless_asked(request, tmp_path)
 
 
 def keep(gate: Gate, now: float) -> Gate:
