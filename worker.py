@@ -20,7 +20,7 @@ from logfmt import event
 WHOLE_WITHIN_S = 15.0  # from a connection or a request's first byte to its last
 ANSWERED_WITHIN_S = 60.0  # from there to the answer's last byte
 LINGER_S = 2.0  # after an answer to a request that was not read to its end: for the sender to read it and hang up
-LEAVING_S = 2.0  # when the worker stops: for a request that has begun
+LEAVING_S = 2.0  # when the worker stops: for a request that has begun or is about to
 LAST_ANSWERS_S = 12.0  # and for an answer that is due; gunicorn.conf.py waits 20 for everything
 SWEEP_S = 0.5
 HEAD_LIMIT = 32 * 1024  # bytes; gunicorn by itself holds 800 KB of one
@@ -79,11 +79,13 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # its base has no types
             self.transport.abort()
 
     def leave(self) -> None:
-        """The worker stops: nothing is waited for but the answer that is due, and shortly a request that has begun."""
-        if self._awaiting_request and not self.arriving:
+        """The worker stops: nothing is waited for but the answer that is due, and shortly a request that has begun or
+        that a new connection is about to bring."""
+        if self._awaiting_request and not self.arriving and self.req_count > 1:
             self._close_transport()
         else:
-            self.until = min(self.until, self.worker.loop.time() + (LEAVING_S if self.arriving else LAST_ANSWERS_S))
+            due = not (self.arriving or self._awaiting_request)
+            self.until = min(self.until, self.worker.loop.time() + (LAST_ANSWERS_S if due else LEAVING_S))
 
     def _feed_callback_parser(self, data: bytes) -> bool:
         if not self.arriving and not self._callback_parser.is_complete:

@@ -287,6 +287,19 @@ def test_strangers_cannot_fill_the_memory_while_the_database_is_held(tmp_path: P
         assert relay.rss_bytes() - before < 30 * 1024 * 1024
 
 
+def test_sigterm_lets_a_new_connection_bring_its_request(tmp_path: Path) -> None:
+    with Relay(env=alone(tmp_path)) as relay:
+        relay.wait_ready()
+        with socket.create_connection(("127.0.0.1", relay.port), timeout=5) as sock:
+            stopping = threading.Thread(target=relay.stop)
+            stopping.start()
+            relay.wait_for_line("Worker shutting down")
+            body = json.dumps(notification("just connected")).encode()
+            sock.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            assert sock.recv(100).startswith(b"HTTP/1.1 202")
+            stopping.join(20)
+
+
 def test_no_more_connections_are_kept_than_there_is_room_for(tmp_path: Path) -> None:
     def answered(sock: socket.socket) -> bool:
         sock.settimeout(5)
