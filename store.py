@@ -34,6 +34,7 @@ ACK, LABEL_TO_TICKET, DUPLICATES, IGNORED = "ack", "label_to_ticket", "duplicate
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 BUCKETS = (*map(str, BOUNDS_S), "+Inf")
 EMPTIED = "{}"  # the payload of an item whose customer's text is no longer kept
+LOCK_WAIT_S = 5.0  # for another program that holds the SQLite file
 _SCHEMA_LOCK = 7_265_011_701  # any number that is only ours, for PostgreSQL's advisory lock
 
 _metadata = sa.MetaData()
@@ -367,12 +368,27 @@ def _locked(error: Exception) -> bool:
     return getattr(original, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
 
 
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Turns a new file to the write-ahead log. While another does the same, or writes into a file that has none yet,
+    SQLite refuses without waiting."""
+    give_up_at = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.01)
+
+
 def _sqlite_engine(url: str) -> sa.Engine:
-    engine = sa.create_engine(url, connect_args={"timeout": 5, "isolation_level": None}, hide_parameters=True)
+    settings = {"timeout": LOCK_WAIT_S, "isolation_level": None}
+    engine = sa.create_engine(url, connect_args=settings, hide_parameters=True)
 
     @sa.event.listens_for(engine, "connect")
     def durable(connection: Any, _: object) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
+        _write_ahead(connection)
         connection.execute("PRAGMA synchronous=FULL")
 
     @sa.event.listens_for(engine, "begin")

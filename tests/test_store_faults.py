@@ -9,6 +9,7 @@ import resource
 import shutil
 import sqlite3
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -404,4 +405,19 @@ def test_while_another_program_holds_the_file_all_who_wait_are_told_together(
         other.execute("BEGIN IMMEDIATE")
         assert all([refusal.result() for refusal in [pool.submit(refused) for _ in range(4)]])
     assert sum(tries) == 4  # not once together and then each alone
+    inbox.close()
+
+
+def test_a_file_without_a_write_ahead_log_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
+    """So does another worker that opens the same new file: SQLite says at once that it is locked."""
+    file = tmp_path / "relay.db"
+    inbox = Inbox(f"sqlite:///{file}")
+    with closing(sqlite3.connect(file, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("CREATE TABLE another (value)")
+        other.execute("BEGIN IMMEDIATE")
+        release = threading.Timer(0.3, other.execute, ("COMMIT",))
+        release.start()
+        inbox.remember("name", "value")
+        release.join()
+    assert inbox.recall("name") == "value"
     inbox.close()
