@@ -402,6 +402,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.timeout(0)
 @pytest.mark.usefixtures("quiet")
+@pytest.mark.no_cover  # tracing takes as long again
 def test_every_history_ends_with_one_ticket_or_note_for_each_event(tmp_path: Path) -> None:
     memory = Path("/dev/shm")  # noqa: S108 - a folder in memory, where there is one
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:

@@ -19,7 +19,7 @@ from conftest import Clock, compose, engine_url, new_database, new_item, rows, w
 from gate import Gate
 from inbox import Inbox
 from records import Records
-from store import BOUNDS_S, BUCKETS, StoreUnavailable, _metadata
+from store import BOUNDS_S, BUCKETS, INDEXES, StoreUnavailable
 
 
 def break_sums(inbox: Inbox) -> None:
@@ -164,9 +164,8 @@ def test_a_database_of_the_first_release_gets_the_tables_and_indexes_and_keeps_i
     assert kept == [("e1", "p:1", "delivered"), ("e2", "p:2", "parked"), ("e3", "p:1", "pending")]
     assert inbox.recall("public_url") == "https://relay.example"
     assert inbox.recall("schema_version") == "1"  # so that the first release works on it after a rollback
-    wanted = {table.name: {str(index.name) for index in table.indexes} for table in _metadata.sorted_tables}
     found = indexes(inbox)
-    assert {table: names & found[table] for table, names in wanted.items()} == wanted
+    assert set(INDEXES) <= found["inbox"] | found["attempts"]
     assert "inbox_pending" not in found["inbox"]  # inbox_due does its work
     [again] = inbox.claim(8, 15, compose).items
     assert (again.event_uuid, again.post_ticket_id) == ("e3", 77)
