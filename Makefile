@@ -8,6 +8,9 @@ MINUTES = 3
 HISTORIES = 10000
 SEED := $(shell date +%s)
 
+# Set, it would have every process compile the same files again.
+export PYTHONDONTWRITEBYTECODE =
+
 BIN = .venv/bin
 STAMP = .venv/installed
 RECENT = import sys; sys.exit(sys.version_info < (3, 11))
@@ -29,7 +32,7 @@ test: $(STAMP) ## Checks format, style and types, runs every test and wants 95 %
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest --numprocesses=4 --dist=loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder --cov --cov-report=term
 	@$(BIN)/python -m coverage json --quiet --fail-under=0 -o - | $(BIN)/python -c '$(BRANCHES)'
 
 chaos: $(STAMP) ## Proves that nothing is lost or doubled: 10,000 simulated histories, then real processes killed. MINUTES=3 HISTORIES=10000 SEED=1

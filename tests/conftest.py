@@ -40,6 +40,12 @@ from subscription import Subscriber
 
 T = TypeVar("T")
 _numbers = itertools.count()
+SLOW = ("test_end_to_end", "test_worker", "test_simulation", "test_browser_demo", "test_delivery")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that no process is left alone with one in the end."""
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
 
 
 class Clock:
