@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import wraps
+from importlib import import_module
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import sqlalchemy as sa
@@ -174,7 +175,7 @@ class Store:
             if clock
             else sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
         )
-        self.insert = _sqlite_insert() if self._sqlite else _postgresql_insert()
+        self.insert = import_module(f"sqlalchemy.dialects.{self._engine.dialect.name}").insert  # the other stays out
         self._insert_memory = self.insert(memory).on_conflict_do_nothing()
         kept, added = self.insert(memory), self.insert(sums)
         self._keep = kept.on_conflict_do_update(index_elements=["name"], set_={"value": kept.excluded.value})
@@ -396,21 +397,6 @@ def _sqlite_engine(url: str) -> sa.Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
-
-
-# Only the dialect that is used is loaded.
-
-
-def _sqlite_insert() -> Callable[[sa.Table], Any]:
-    from sqlalchemy.dialects.sqlite import insert
-
-    return insert
-
-
-def _postgresql_insert() -> Callable[[sa.Table], Any]:
-    from sqlalchemy.dialects.postgresql import insert
-
-    return insert
 
 
 # A server that is gone without a word (a failover, a lost route) is noticed within half a minute.

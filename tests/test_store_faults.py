@@ -36,6 +36,7 @@ from conftest import (
 from flask import Flask
 from flask.testing import FlaskClient
 
+import store
 from config import Config
 from delivery import LEASE_S, Delivery
 from gate import LIMITED
@@ -420,4 +421,17 @@ def test_a_file_without_a_write_ahead_log_that_is_being_written_is_waited_for(tm
         inbox.remember("name", "value")
         release.join()
     assert inbox.recall("name") == "value"
+    inbox.close()
+
+
+def test_a_file_without_a_write_ahead_log_that_is_never_let_go_is_said_to_be_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "LOCK_WAIT_S", 0.2)
+    inbox = Inbox(f"sqlite:///{tmp_path / 'relay.db'}")
+    with closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as other:
+        other.execute("CREATE TABLE another (value)")
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable, match="is locked; end the other program"):
+            inbox.remember("name", "value")
     inbox.close()

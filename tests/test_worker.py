@@ -7,6 +7,8 @@ import re
 import socket
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ import pytest
 import requests
 from conftest import TEXT, TOKEN, alone, notification, wait_for
 
-from sandbox.relay import Relay
+from sandbox.relay import ROOT, Relay
 from worker import WHOLE_WITHIN_S
 
 HEAD = f"POST /notifications HTTP/1.1\r\nHost: relay\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
@@ -331,3 +333,25 @@ def test_the_file_of_the_inbox_is_its_owners_alone(relay: Relay) -> None:
     """It holds customers' posts."""
     file = Path(relay.env["DATABASE_URL"].removeprefix("sqlite:///"))
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+AS_GUNICORN_LOADS_IT = """
+import gc, runpy, sys
+from types import SimpleNamespace
+
+settings = runpy.run_path("gunicorn.conf.py")
+import worker, app
+from inbox import Inbox
+
+Inbox("sqlite:///unused.db")
+loading, begun = gc.isenabled(), []
+relay = SimpleNamespace(start=lambda: begun.append(gc.isenabled()))
+settings["post_worker_init"](SimpleNamespace(wsgi=SimpleNamespace(extensions={"relay": relay})))
+print(loading, begun, gc.get_freeze_count() > 10_000, "sqlalchemy.dialects.postgresql" in sys.modules)
+"""
+
+
+def test_loads_one_database_and_looks_for_garbage_only_from_when_the_work_begins() -> None:
+    command = [sys.executable, "-c", AS_GUNICORN_LOADS_IT]
+    loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert loaded.stdout == "False [True] True False\n", loaded.stderr
