@@ -11,7 +11,6 @@ from gunicorn.glogging import Logger
 import logfmt
 from config import Config, ConfigError
 
-gc.disable()  # until all is loaded: there is no garbage yet, and looking for it is a twentieth of the start
 load_dotenv(".env")
 
 bind = f"0.0.0.0:{os.environ.get('PORT') or 8000}"
@@ -45,7 +44,6 @@ def post_worker_init(worker: Any) -> None:
     gc.collect()
     gc.freeze()  # what was loaded stays: Python need not look through it again and again for garbage
     gc.set_threshold(10_000)
-    gc.enable()
     worker.wsgi.extensions["relay"].start()
 
 
