@@ -7,6 +7,8 @@ database's clock), through the same statements. inbox.py keeps the items in it, 
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sqlite3
 import threading
 import time
@@ -22,6 +24,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 import sqlalchemy as sa
 
 from gate import LIMITED, OUTAGE, UNAUTHORISED, Gate
+from logfmt import event
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,6 +36,7 @@ ACK, LABEL_TO_TICKET, DUPLICATES, IGNORED = "ack", "label_to_ticket", "duplicate
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 BUCKETS = (*map(str, BOUNDS_S), "+Inf")
 EMPTIED = "{}"  # the payload of an item whose customer's text is no longer kept
+MOVED = "another database lies where DATABASE_URL leads, or none; stop the relay and put the one before back"
 LOCK_WAIT_S = 5.0  # for another program that holds the SQLite file
 _SCHEMA_LOCK = 7_265_011_701  # any number that is only ours, for PostgreSQL's advisory lock
 
@@ -167,6 +171,7 @@ class Store:
         self._queueing, self._writing = threading.Lock(), False
         self._waiting: deque[_Job] = deque()
         self._opened = False
+        self._opened_file: tuple[int, int] | None = None
         self._tallied: dict[str, float] = {}
         self._tallying = threading.Lock()
         clock = clock or (time.time if self._sqlite else None)
@@ -309,13 +314,28 @@ class Store:
                 self._waiting[0].turn.set()
 
     def _commit(self, jobs: list[_Job]) -> None:
-        with self._told(), self._engine.begin() as db:
-            if not self._opened:
-                self._open(db)
-            results = [job.work(db) for job in jobs]
-        self._opened = True
+        with self._told():
+            with self._engine.begin() as db:
+                if not self._opened:
+                    self._open(db)
+                results = [job.work(db) for job in jobs]
+            file = self._file()
+            if self._opened and file != self._opened_file:
+                event("database_moved", logging.ERROR, reason=MOVED)
+                raise StoreUnavailable(MOVED)  # the work was kept where nobody will look; it is tried again
+            self._opened, self._opened_file = True, file
         for job, result in zip(jobs, results, strict=True):
             job.result, job.done = result, True
+
+    def _file(self) -> tuple[int, int] | None:
+        """Which SQLite file lies where DATABASE_URL leads just now. Ours may have been moved, removed or replaced."""
+        if not self._sqlite:
+            return None
+        try:
+            found = os.stat(str(self._engine.url.database))
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _commit_alone(self, job: _Job) -> None:
         try:

@@ -26,6 +26,7 @@ from conftest import (
     Clock,
     alone,
     compose,
+    fields,
     new_config,
     new_item,
     notification,
@@ -434,4 +435,40 @@ def test_a_file_without_a_write_ahead_log_that_is_never_let_go_is_said_to_be_loc
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailable, match="is locked; end the other program"):
             inbox.remember("name", "value")
+    inbox.close()
+
+
+@pytest.mark.parametrize("gone", ["moved", "removed", "replaced"])
+def test_nothing_is_acknowledged_into_a_file_that_no_longer_lies_there(
+    gone: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = f"sqlite:///{tmp_path / 'relay.db'}"
+    inbox = Inbox(url)
+    assert inbox.accept([new_item("e1", "twitter:1")]) == [True]
+    for file in list(tmp_path.iterdir()):
+        file.rename(tmp_path / f"before-{file.name}")
+    if gone == "removed":
+        for file in tmp_path.iterdir():
+            file.unlink()
+    if gone == "replaced":
+        with closing(sqlite3.connect(tmp_path / "relay.db")) as other:
+            other.execute("CREATE TABLE another (value)")
+    assert inbox.accept([new_item("e2", "twitter:2")]) == [True]
+    inbox.close()
+    after_a_restart = Inbox(url)
+    assert [event_uuid for event_uuid, *_ in rows(after_a_restart)] == ["e2"]
+    after_a_restart.close()
+    assert "put the one before back" in fields(caplog, "database_moved")["reason"]
+
+
+def test_a_folder_that_was_moved_away_is_no_place_to_acknowledge_into(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    inbox = Inbox(f"sqlite:///{folder / 'relay.db'}")
+    assert inbox.accept([new_item("e1", "twitter:1")]) == [True]
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(StoreUnavailable, match="DATABASE_URL must lead into a folder"):
+        inbox.accept([new_item("e2", "twitter:2")])
+    (tmp_path / "elsewhere").rename(folder)
+    assert inbox.accept([new_item("e2", "twitter:2")]) == [False]  # it was kept after all, and is known
     inbox.close()
