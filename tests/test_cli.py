@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -664,11 +665,13 @@ def test_told_to_end_it_finishes_what_is_in_flight(
     words: list[str], number: signal.Signals, connected: Flask, zendesk: FakeZendesk
 ) -> None:
     fill(connected, 12)
-    zendesk.faults.hang(8, 0.5, method="POST", path="/api", effect=True)
+    zendesk.faults.hang(8, 30, method="POST", path="/api", effect=True)
 
     def tell() -> None:
-        if zendesk.faults.wait_until_hanging(8):
-            os.kill(os.getpid(), number)
+        zendesk.faults.wait_until_hanging(8)
+        os.kill(os.getpid(), number)
+        time.sleep(0.2)  # what would be claimed after the signal is claimed by then
+        zendesk.faults.clear()
 
     telling = threading.Thread(target=tell)
     telling.start()
