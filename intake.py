@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from config import Config
@@ -55,16 +55,15 @@ class Intake:
 
     def read(self, raw: object, *, source: str, request_id: str | None = None) -> Reading:
         """What a notification holds. Raises RecursionError when it is nested too deeply to be kept."""
-        found = Reading(source, request_id)
         try:
             notification = Notification.parse(raw)
-            found = replace(found, event_uuid=notification.event_uuid)
             if reason := self._not_ours(notification):
-                return replace(found, not_ours=reason, ignored=max(1, len(notification.items)))
-            return _with_posts(found, notification)
+                ignored = max(1, len(notification.items))
+                return Reading(source, request_id, notification.event_uuid, not_ours=reason, ignored=ignored)
+            return _with_posts(notification, source, request_id)
         except Unreadable as error:
             reason = str(error)
-            return Reading(source, request_id, broken=(_parked(raw, reason, found),), unreadable=reason)
+            return Reading(source, request_id, broken=(_parked(raw, reason, source, request_id),), unreadable=reason)
 
     def keep(self, readings: Sequence[Reading]) -> list[Receipt]:
         """Commits what these notifications hold, all of it together. Raises StoreUnavailable when nothing is kept."""
@@ -87,26 +86,26 @@ class Intake:
         return None
 
 
-def _with_posts(found: Reading, notification: Notification) -> Reading:
+def _with_posts(notification: Notification, source: str, request_id: str | None) -> Reading:
     good, broken = [], []
     for raw in notification.items:
         try:
             entity_id = read_entity_id(raw)
         except Unreadable as error:
-            broken.append(_parked(raw, str(error), found))
+            broken.append(_parked(raw, str(error), source, request_id))
             continue
         payload = {"labels": notification.labels, "item": raw}
-        good.append(NewItem(notification.event_uuid, entity_id, payload, found.source, found.request_id))
+        good.append(NewItem(notification.event_uuid, entity_id, payload, source, request_id))
     if not good:
         raise Unreadable(broken[0].reason or "" if broken else "the notification has no items")
-    return replace(found, good=tuple(good), broken=tuple(broken))
+    return Reading(source, request_id, notification.event_uuid, tuple(good), tuple(broken))
 
 
-def _parked(raw: object, reason: str, found: Reading) -> NewItem:
+def _parked(raw: object, reason: str, source: str, request_id: str | None) -> NewItem:
     """A row for a person to look at. It is named after its content, so that the same again is not kept twice."""
     payload: dict[str, Any] = {"unreadable": raw}
     digest = hashlib.sha256(json.dumps(raw).encode()).hexdigest()
-    return NewItem(f"unreadable:{digest}", "", payload, found.source, found.request_id, reason)
+    return NewItem(f"unreadable:{digest}", "", payload, source, request_id, reason)
 
 
 def _told(reading: Reading, parked: Sequence[NewItem], accepted: int) -> Receipt:

@@ -311,7 +311,7 @@ def _object(data: object) -> dict[str, Any]:
 def _text(value: object) -> str:
     """A value as text: numbers become digits; null, objects and lists become nothing; half emoji are replaced."""
     if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value).strip()
+        return (value if value.isascii() else _SURROGATE.sub("\ufffd", value)).strip()
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else ""
 
 

@@ -7,10 +7,13 @@ connection has a time by which the next thing must have happened. That leans on 
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
+from gunicorn.asgi import protocol
+from gunicorn.asgi.parser import PythonProtocol
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.workers import gasgi
 
@@ -25,6 +28,20 @@ LAST_ANSWERS_S = 12.0  # and for an answer that is due; gunicorn.conf.py waits 2
 SWEEP_S = 0.5
 HEAD_LIMIT = 32 * 1024  # bytes; gunicorn by itself holds 800 KB of one
 UNREAD_LIMIT = 64 * 1024  # bytes of a body that nobody has asked for yet
+
+
+_is_token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch  # RFC 9110 section 5.6.2
+_find_control = re.compile(rb"[\x00-\x08\n-\x1f\x7f]").search  # section 5.5
+
+
+class Parser(PythonProtocol):  # type: ignore[misc]  # its base has no types
+    """gunicorn's parser; it looks at each byte of the headers in Python, here patterns do."""
+
+    def _is_valid_token(self, data: bytes) -> bool:
+        return _is_token(data) is not None
+
+    def _has_invalid_header_chars(self, value: bytes) -> bool:
+        return _find_control(value) is not None
 
 
 class Connection(ASGIProtocol):  # type: ignore[misc]  # its base has no types
@@ -144,7 +161,8 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # its base has no types
             super()._close_transport()
 
 
-gasgi.ASGIProtocol = Connection  # gunicorn has no setting for it
+gasgi.ASGIProtocol, protocol.PythonProtocol = Connection, Parser  # gunicorn has no settings for them
+protocol._CHUNK_PREFIXES.clear()  # 2 MB of lengths, ready-made for answers in pieces; it makes those that are missing
 
 
 class Worker(gasgi.ASGIWorker):  # type: ignore[misc]  # its base has no types
