@@ -180,7 +180,6 @@ ADVICE = {
     "a web page instead": KHOROS_ADDRESS,
     "Zendesk answered 404": ZENDESK_ADDRESS,
     "Zendesk answered 429": "The account's calls of this minute are used up, by us or others: wait a minute.",
-    "not JSON": ZENDESK_ADDRESS,
     "ZENDESK_API_URL": ZENDESK_ADDRESS,
     "ZENDESK_CLIENT_ID": f"Copy Identifier and Secret again: {OAUTH_CLIENTS}.",
     "lacks the scope": f"Let the OAuth client have the scopes {SCOPE}: {OAUTH_CLIENTS}.",

@@ -191,7 +191,7 @@ def read_answer(answer: Answer) -> dict[str, Any]:
     said = f"Zendesk answered {status}{f' {code}' if code else ''}"
     kind: type[ServiceError] = Unavailable
     if 200 <= status < 300:
-        said += " with something that is not JSON"
+        said += " with something that is not JSON: see whether ZENDESK_API_URL is the account's own address"
     elif status in (401, 403):
         kind, said = AuthFailed, f"{said}: it refuses our credentials or their rights"
     elif 300 <= status < 400:

@@ -568,7 +568,7 @@ def test_an_object_is_the_answer_whatever_kind_of_success() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"null", b"OK", b'{"ticket": {"id": 1'])
 def test_a_success_without_an_object_is_an_unknown_outcome(body: bytes) -> None:
-    with pytest.raises(Unavailable, match="Zendesk answered 201 with something that is not JSON"):
+    with pytest.raises(Unavailable, match="answered 201 with something that is not JSON: see whether ZENDESK_API_URL"):
         read_answer(Answer(201, {}, body))
 
 
