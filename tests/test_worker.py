@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
@@ -20,6 +20,8 @@ import requests
 from conftest import TEXT, TOKEN, alone, notification, wait_for
 from gunicorn.asgi import protocol as gasgi_protocol
 from gunicorn.asgi.parser import PythonProtocol
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sandbox.relay import ROOT, Relay
 from worker import WHOLE_WITHIN_S, Parser
@@ -361,9 +363,76 @@ def test_loads_nothing_unneeded_and_leaves_what_was_loaded_out_of_the_search_for
     assert (loaded.stdout, loaded.stderr) == ("[True] True 10000\n[]\n0\n", "")
 
 
-def test_the_parser_takes_the_same_bytes_as_gunicorns() -> None:
-    ours, gunicorns = Parser(), PythonProtocol()
+def read_by(kind: type[PythonProtocol], pieces: Sequence[bytes]) -> list[object]:
+    """What a parser makes of a request: what it calls back with, how it ends, and what it knows then."""
+    told: list[object] = []
+    parser: PythonProtocol = kind(
+        on_headers_complete=lambda: told.append(list(parser.headers)),
+        on_body=told.append,
+        on_message_complete=lambda: told.append("complete"),
+    )
+    try:
+        for piece in pieces:
+            parser.feed(piece)
+    except Exception as error:
+        told += [type(error), str(error)]
+    return [*told, parser.content_length, parser.is_chunked, parser.should_keep_alive, parser.remaining()]
+
+
+HEADERS = st.sampled_from(
+    [
+        b"Host: a",
+        b"Content-Length: 3",
+        b"content-length:\t3 ",
+        b"Transfer-Encoding: chunked",
+        b"Connection: close",
+        b"X:",
+        b"",
+    ]
+    + [b"X-Long: " + b"a" * 4000, b"Expect: 100-continue", b"Caf\xe9: x", b" folded", b"Name : x", b"no colon", b": x"]
+)
+LINES = st.lists(
+    st.one_of(
+        HEADERS, st.binary(max_size=6), st.builds(lambda *b: b"".join(b), st.just(b"X: "), st.binary(max_size=6))
+    ),
+    max_size=5,
+)
+
+
+@settings(max_examples=400, deadline=None, database=None)
+@given(LINES, st.sampled_from([b"abc", b"", b"3\r\nabc\r\n0\r\n\r\n", b"abcGET / HTTP/1.1\r\nX: y\r\n\r\n"]), st.data())
+def test_the_parser_makes_the_same_of_a_request_as_gunicorns(
+    lines: list[bytes], body: bytes, data: st.DataObject
+) -> None:
+    request = b"\r\n".join([b"POST /notifications HTTP/1.1", *lines, b"", body])
+    cut = data.draw(st.one_of(st.just(0), st.integers(0, len(request))))
+    pieces = [request[:cut], request[cut:]]
+    assert read_by(Parser, pieces) == read_by(PythonProtocol, pieces)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 5])
+def test_the_parser_takes_the_same_bytes_as_gunicorns(at: int) -> None:
     assert gasgi_protocol.PythonProtocol is Parser
-    for data in [b"", *(b"a" * at + bytes([byte]) + b"a" * (2 - at) for byte in range(256) for at in (0, 1, 2))]:
-        assert ours._is_valid_token(data) == gunicorns._is_valid_token(data), data
-        assert ours._has_invalid_header_chars(data) == gunicorns._has_invalid_header_chars(data), data
+    for byte in range(256):
+        header = b"X-1: ab"
+        pieces = [b"GET / HTTP/1.1\r\n" + header[:at] + bytes([byte]) + header[at:] + b"\r\n\r\n"]
+        assert read_by(Parser, pieces) == read_by(PythonProtocol, pieces), byte
+
+
+@pytest.mark.parametrize("count", [1, 99, 100, 101, 1000])
+def test_the_parser_takes_as_many_headers_as_gunicorns(count: int) -> None:
+    pieces = [b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * count + b"\r\n"]
+    assert read_by(Parser, pieces) == read_by(PythonProtocol, pieces)
+
+
+@pytest.mark.parametrize("size", [8100, 8170, 8186, 8187, 8188, 8189, 8190, 8200, 40_000])
+def test_the_parser_takes_as_long_a_header_as_gunicorns(size: int) -> None:
+    for before in (b"", b"Host: a\r\n"):
+        pieces = [b"GET / HTTP/1.1\r\n" + before + b"X: ".ljust(size, b"y") + b"\r\n\r\n"]
+        assert read_by(Parser, pieces) == read_by(PythonProtocol, pieces)
+
+
+def test_a_plain_head_is_read_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PythonProtocol, "_parse_headers", lambda self: pytest.fail("went gunicorn's way"))
+    found = read_by(Parser, [b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"])
+    assert found == [[(b"host", b"a"), (b"content-length", b"3")], b"abc", "complete", 3, False, True, b""]
