@@ -8,6 +8,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -32,6 +33,7 @@ from store import (
 )
 
 WORDLESS = "the post cannot be put into a ticket"
+IN_ONE_STATEMENT = 1000  # rows; SQLAlchemy makes several of more
 PURGE_AT_ONCE = 500  # rows in one transaction, so that none waits long behind them
 
 # Statements are built once: building one takes longer than running it.
@@ -172,6 +174,7 @@ class Inbox(Store):
         super().__init__(url, clock)
         self.owner = f"{socket.gethostname()[:40]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         stamped = self.insert(items).values(received_at=self.clock, next_attempt_at=self.clock)
+        self._insert_new = stamped
         self._insert_items = stamped.on_conflict_do_nothing().returning(items.c.event_uuid, items.c.entity_id)
         self._select_waiting = sa.select(sa.func.count(), sa.func.min(items.c.received_at), self.clock).where(_pending)
         named = items.c.id.in_(sa.bindparam("of_ids", expanding=True))
@@ -335,9 +338,17 @@ class Inbox(Store):
     def _insert_rows(self, rows: list[dict[str, Any]]) -> set[tuple[str, str]]:
         """Gives the event and the post of each row that was not there."""
         if self._sqlite:
-            return self.write(lambda db: {(row[0], row[1]) for row in db.execute(self._insert_items, rows)})
+            return self.write(lambda db: self._inserted(db, rows))
         with self.statement() as db:  # PostgreSQL commits for several connections together by itself
-            return {(row[0], row[1]) for row in db.execute(self._insert_items, rows)}
+            return self._inserted(db, rows)
+
+    def _inserted(self, db: sa.Connection, rows: list[dict[str, Any]]) -> set[tuple[str, str]]:
+        if self._sqlite and 1 < len(rows) <= IN_ONE_STATEMENT:
+            # Mostly all are new. To be told so row by row makes the thread wait for the others after each.
+            with suppress(sa.exc.IntegrityError):  # SQLite then takes back what this statement did, and only that
+                db.execute(self._insert_new, rows)
+                return {(row["event_uuid"], row["entity_id"]) for row in rows}
+        return {(row[0], row[1]) for row in db.execute(self._insert_items, rows)}
 
     def _claimed_values(self, item: Item, now: float, lease_s: float) -> dict[str, Any]:
         if item.request is None:

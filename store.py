@@ -405,6 +405,7 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
 def _sqlite_engine(url: str) -> sa.Engine:
     settings = {"timeout": LOCK_WAIT_S, "isolation_level": None}
     engine = sa.create_engine(url, connect_args=settings, hide_parameters=True)
+    engine.dialect.use_insertmanyvalues_wo_returning = True  # many rows in one statement, as with RETURNING
 
     @sa.event.listens_for(engine, "connect")
     def durable(connection: Any, _: object) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from conftest import Clock, compose, engine_url, new_item
 from sqlalchemy import event
 
 from gate import LIMITED, OPEN, OUTAGE, Gate
 from inbox import Inbox, Item, NewItem, Request
 from records import Records
-from store import DELIVERED, PARKED, PENDING, StoreUnavailable
+from store import DELIVERED, PARKED, PENDING, StoreUnavailable, items
 
 LEASE_S = 15.0
 
@@ -59,6 +60,18 @@ def test_keeps_the_same_event_once_when_it_comes_twenty_times_at_once(inbox: Inb
 
 def test_takes_a_thousand_posts_in_one_notification(inbox: Inbox) -> None:
     assert inbox.accept([new_item("e1", f"p:{n}") for n in range(1000)]) == [True] * 1000
+
+
+@pytest.mark.parametrize("count", [2, 1000, 1500])
+def test_one_among_many_that_is_known_costs_the_others_nothing(count: int, inbox: Inbox) -> None:
+    known = f"p:{count - 1}"
+    inbox.accept([new_item("e1", known)])
+    with inbox.statement() as db:
+        before = db.execute(sa.select(items.c.id).where(items.c.entity_id == known)).scalar_one()
+    assert inbox.accept([new_item("e1", f"p:{n}") for n in range(count)]) == [True] * (count - 1) + [False]
+    with inbox.statement() as db:
+        assert db.execute(sa.select(items.c.id).where(items.c.entity_id == known)).scalars().all() == [before]
+        assert db.execute(sa.select(sa.func.count()).select_from(items)).scalar_one() == count
 
 
 def test_a_claimed_item_is_not_claimed_again_before_its_lease_ends(inbox: Inbox, other: Inbox, clock: Clock) -> None:
