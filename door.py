@@ -5,15 +5,15 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from werkzeug.exceptions import HTTPException
 
 from inbox import Inbox
-from intake import Intake, Reading, Receipt
+from intake import Intake, Reading, Receipt, receipts
 from logfmt import event, where
 from store import ACK, DUPLICATES, IGNORED, StoreUnavailable
 
@@ -68,21 +68,13 @@ class Door:
 
     def take(self, pushes: Sequence[Push]) -> list[Receipt | Refusal]:
         """Commits what these hold, all of it together, and says of each what became of it. Raises nothing."""
-        readings = [self._read(push) for push in pushes]
-        try:
-            receipts = iter(self._intake.keep([reading for reading in readings if isinstance(reading, Reading)]))
-        except Exception as error:
-            return [
-                Refusal.of(error, push.request_id) if isinstance(reading, Reading) else reading
-                for push, reading in zip(pushes, readings, strict=True)
-            ]
-        self._wake(len(pushes))
-        return [
-            self._outcome(push, reading, next(receipts)) if isinstance(reading, Reading) else reading
-            for push, reading in zip(pushes, readings, strict=True)
-        ]
+        readings = [self.read(push) for push in pushes]
+        return self.outcomes(pushes, readings, self.keep(readings))
 
-    def _read(self, push: Push) -> Reading | Refusal:
+    # The three steps of it. None raises anything, and only `keep` waits for the database.
+
+    def read(self, push: Push) -> Reading | Refusal:
+        """What one holds, or why it cannot be read."""
         try:
             return self._intake.read(json.loads(push.body), source="push", request_id=push.request_id)
         except RecursionError:
@@ -91,6 +83,30 @@ class Door:
             return Refusal(400, "Bad Request", "The body is not JSON.")
         except Exception as error:  # whatever is wrong with this one must not cost the others
             return Refusal.of(error, push.request_id)
+
+    def keep(self, readings: Sequence[Reading | Refusal]) -> list[bool] | Exception:
+        """Commits what was read."""
+        try:
+            new = self._intake.keep([reading for reading in readings if isinstance(reading, Reading)])
+        except Exception as error:
+            return error
+        self._wake(len(readings))
+        return new
+
+    def outcomes(
+        self, pushes: Sequence[Push], readings: Sequence[Reading | Refusal], kept: list[bool] | Exception
+    ) -> list[Receipt | Refusal]:
+        """What became of each, by what `read` and `keep` have given."""
+        if isinstance(kept, Exception):
+            return [
+                Refusal.of(kept, push.request_id) if isinstance(reading, Reading) else reading
+                for push, reading in zip(pushes, readings, strict=True)
+            ]
+        made = iter(receipts([reading for reading in readings if isinstance(reading, Reading)], kept))
+        return [
+            self._outcome(push, reading, next(made)) if isinstance(reading, Reading) else reading
+            for push, reading in zip(pushes, readings, strict=True)
+        ]
 
     def _outcome(self, push: Push, reading: Reading, receipt: Receipt) -> Receipt | Refusal:
         if reading.unreadable:
@@ -106,7 +122,7 @@ class Door:
 def request_id(given: str) -> str:
     """The router's name for a request, or one of our own."""
     plain = given.isascii() and given.isprintable() and 0 < len(given) <= 200
-    return given if plain else str(uuid.uuid4())
+    return given if plain else secrets.token_hex(16)
 
 
 def told(refusal: Refusal, request_id: str) -> None:

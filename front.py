@@ -10,10 +10,11 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import accumulate, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from a2wsgi import WSGIMiddleware
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -67,22 +68,33 @@ class Front:
         try:
             self._door.admit(headers.get(b"authorization", b"").decode("latin-1"))
             receipt = await self._notification(headers, receive, name, at)
-            await _answer(send, scope, headers, 202, vars(receipt))
+            await _answer(send, scope, headers, 202, _json_of(receipt))
         except _Gone:  # nobody is there to be answered
             event("sender_gone", logging.WARNING, reason="the connection ended before the request did", request_id=name)
         except Exception as error:
             refusal = Refusal.of(error, name)
             told(refusal, name)
-            said = {"error": refusal.error, "message": refusal.message}
+            said = _json({"error": refusal.error, "message": refusal.message}).encode()
             await _answer(send, scope, headers, refusal.status, said, refusal.headers)
 
     async def _notification(self, headers: Headers, receive: Receive, name: str, at: float) -> Receipt:
-        """Reads a notification, and returns once it is committed. Raises Refusal."""
+        """Reads a notification, and returns once it is committed. Raises Refusal, RequestEntityTooLarge (at once when
+        it says its length) and _Gone."""
         body = bytearray()
         try:
-            async for piece in _pieces(headers, receive):
+            stated = headers.get(b"content-length", b"")
+            if stated.isdigit() and int(stated) > BODY_LIMIT:
+                raise RequestEntityTooLarge
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise _Gone
+                piece, more = message.get("body", b""), message.get("more_body", False)
                 body += piece
                 self._held += len(piece)
+                if len(body) > BODY_LIMIT:
+                    raise RequestEntityTooLarge
                 if self._held > HELD_LIMIT:
                     event("too_much_at_once", logging.ERROR, bytes=self._held, request_id=name)
                     raise Refusal(503, "Service Unavailable", "Too much at once: send it again.", {"Retry-After": "5"})
@@ -108,7 +120,11 @@ class Front:
             count = sum(1 for size in islice(sizes, IN_ONE_COMMIT) if size <= BODY_LIMIT)  # parsed, it takes much more
             batch, self._arrived = self._arrived[:count], self._arrived[count:]
             pushes = [push for push, _ in batch]
-            outcomes = await asyncio.get_running_loop().run_in_executor(self._committer, self._door.take, pushes)
+            readings = [
+                self._door.read(push) for push in pushes
+            ]  # here, for two threads that compute hinder each other
+            kept = await asyncio.get_running_loop().run_in_executor(self._committer, self._door.keep, readings)
+            outcomes = self._door.outcomes(pushes, readings, kept)
             self._held -= sum(len(push.body) for push in pushes)
             for (_, waiting), outcome in zip(batch, outcomes, strict=True):
                 if not waiting.done():  # or else the sender has hung up meanwhile
@@ -137,27 +153,9 @@ class _Gone(Exception):
     """The sender has hung up, or its time was up."""
 
 
-async def _pieces(headers: Headers, receive: Receive) -> AsyncIterator[bytes]:
-    """A notification's body, as it comes. Raises RequestEntityTooLarge, at once when it says its length, and _Gone."""
-    stated = headers.get(b"content-length", b"")
-    if stated.isdigit() and int(stated) > BODY_LIMIT:
-        raise RequestEntityTooLarge
-    more, size = True, 0
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise _Gone
-        piece, more = message.get("body", b""), message.get("more_body", False)
-        size += len(piece)
-        if size > BODY_LIMIT:
-            raise RequestEntityTooLarge
-        yield piece
-
-
 async def _answer(
-    send: Send, scope: HTTPScope, headers: Headers, status: int, said: Mapping[str, Any], more: Mapping[str, str] = {}
+    send: Send, scope: HTTPScope, headers: Headers, status: int, body: bytes, more: Mapping[str, str] = {}
 ) -> None:
-    body = _JSON(said).encode()
     https = headers.get(b"x-forwarded-proto", b"").rpartition(b",")[2].strip() == b"https"
     fields = [*_FIELDS[https or scope["scheme"] == "https"], (b"content-length", b"%d" % len(body)), *_encoded(more)]
     await send({"type": "http.response.start", "status": status, "headers": fields})
@@ -173,5 +171,10 @@ def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
 
 
-_JSON = json.JSONEncoder(separators=(",", ":")).encode
+@lru_cache
+def _json_of(receipt: Receipt) -> bytes:
+    return _json(vars(receipt)).encode()
+
+
+_json = json.JSONEncoder(separators=(",", ":")).encode
 _FIELDS = [_encoded({"Content-Type": "application/json"} | secure_headers(https=https)) for https in (False, True)]

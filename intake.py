@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,7 @@ class Intake:
         """Reads one notification and keeps it: it is committed when this returns. Raises Unreadable for one that is
         kept for a person to look at, and StoreUnavailable when nothing is kept."""
         reading = self.read(raw, source=source, request_id=request_id)
-        [receipt] = self.keep([reading])
+        [receipt] = receipts([reading], self.keep([reading]))
         if reading.unreadable:
             raise Unreadable(reading.unreadable)
         return receipt
@@ -65,14 +65,10 @@ class Intake:
             reason = str(error)
             return Reading(source, request_id, broken=(_parked(raw, reason, source, request_id),), unreadable=reason)
 
-    def keep(self, readings: Sequence[Reading]) -> list[Receipt]:
-        """Commits what these notifications hold, all of it together. Raises StoreUnavailable when nothing is kept."""
-        items = [item for reading in readings for item in (*reading.broken, *reading.good)]
-        new = iter(self._inbox.accept(items))
-        return [
-            _told(reading, [item for item in reading.broken if next(new)], sum(next(new) for _ in reading.good))
-            for reading in readings
-        ]
+    def keep(self, readings: Sequence[Reading]) -> list[bool]:
+        """Commits what these notifications hold, all of it together, and tells of each post whether it was new, for
+        `receipts`. Raises StoreUnavailable when nothing is kept."""
+        return self._inbox.accept([item for reading in readings for item in (*reading.broken, *reading.good)])
 
     def _not_ours(self, notification: Notification) -> str | None:
         """Why a readable notification concerns someone else. An empty list of labels is no reason: Khoros has applied
@@ -84,6 +80,15 @@ class Intake:
         if notification.labels and not any(map(self._config.label.fullmatch, notification.labels)):
             return "another label"
         return None
+
+
+def receipts(readings: Sequence[Reading], kept: Iterable[bool]) -> list[Receipt]:
+    """What became of these notifications, by what `keep` has told; says so in the log as well."""
+    new = iter(kept)
+    return [
+        _told(reading, [item for item in reading.broken if next(new)], sum(next(new) for _ in reading.good))
+        for reading in readings
+    ]
 
 
 def _with_posts(notification: Notification, source: str, request_id: str | None) -> Reading:
@@ -109,7 +114,7 @@ def _parked(raw: object, reason: str, source: str, request_id: str | None) -> Ne
 
 
 def _told(reading: Reading, parked: Sequence[NewItem], accepted: int) -> Receipt:
-    """Logs what became of a notification. A poll meets the same events again and again, and says nothing of those."""
+    """A poll meets the same events again and again, and says nothing of those."""
     names = {"event_uuid": reading.event_uuid, "source": reading.source, "request_id": reading.request_id}
     quiet = logging.DEBUG if reading.source == "poll" else logging.INFO
     for item in parked:

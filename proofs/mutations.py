@@ -84,8 +84,9 @@ MUTATIONS = [
     Mutation(
         "the commit before the answer",
         "intake.py",
-        "new = iter(self._inbox.accept(items))",
-        'new = iter([True] * len(items)); __import__("threading").Timer(0.2, self._inbox.accept, [items]).start()',
+        "return self._inbox.accept([item",
+        'return (lambda new: __import__("threading").Timer(0.2, self._inbox.accept, [new]).start()'
+        " or [True] * len(new))([item",
         proof="chaos",
     ),
     Mutation(

@@ -423,7 +423,7 @@ def test_a_request_id_of_the_callers_that_is_not_plain_is_replaced(
     for given in ("x" * 201, "two\tparts", "caf\xe9", ""):
         post(client, notification(), environ_overrides={"HTTP_X_REQUEST_ID": given})
     ids = [record.__dict__["fields"]["request_id"] for record in caplog.records if record.name == "relay"]
-    assert len(set(ids)) == 4 and all(len(request_id) == 36 for request_id in ids)
+    assert len(set(ids)) == 4 and all(len(request_id) == 32 for request_id in ids)
 
 
 def test_lines_about_one_request_share_its_id_when_the_caller_gave_none(

@@ -118,9 +118,9 @@ def test_what_arrives_together_is_committed_together(way_in: Front, inbox: Inbox
 
 
 def test_much_at_once_is_not_parsed_at_once(way_in: Front, inbox: Inbox) -> None:
-    body = json.dumps(notification("big")).encode().ljust(BODY_LIMIT // 2 - 9)
+    bodies = [json.dumps(notification(f"big{n}")).encode().ljust(BODY_LIMIT // 2 - 9) for n in range(5)]
     with counted_commits(inbox) as commits:
-        assert ask(way_in, *(Sender(body) for _ in range(5)), Sender(notification("e1"))) == [202] * 6
+        assert ask(way_in, *map(Sender, bodies), Sender(notification("e1"))) == [202] * 6
     assert len(commits) == 3
 
 
