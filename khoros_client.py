@@ -28,6 +28,7 @@ ZONE_PLACES = (
     *("Australia/Perth", "Australia/Adelaide", "Pacific/Auckland", "Africa/Johannesburg"),
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_is_number = re.compile("[0-9]{1,18}").fullmatch
 
 
 class Unreadable(Exception):
@@ -99,7 +100,7 @@ class Notification:
         if not event_uuid or len(event_uuid) > ID_LIMIT or not event_uuid.isprintable():
             raise Unreadable("eventUuid is missing or unusable")
         company_id = raw.get("companyId")
-        if company_id is not None and not re.fullmatch(r"[0-9]{1,18}", _text(company_id)):
+        if company_id is not None and not _is_number(_text(company_id)):
             raise Unreadable("companyId is not a number")
         data = raw.get("data")
         data = data if isinstance(data, dict) else {}

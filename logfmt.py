@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterable
 from typing import TextIO
 
-_PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f\x7f]+")
+_is_plain = re.compile(r"[^\s\"=\\\x00-\x1f\x7f]+").fullmatch
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
 _log = logging.getLogger("relay")
 
@@ -30,13 +30,13 @@ def where(error: BaseException) -> str:
 def field(value: object) -> str:
     """One logfmt value: bare when it is plain, otherwise quoted on one line; 500 characters at most."""
     text = _text(value)[:500]
-    if _PLAIN.fullmatch(text) and text.isprintable():
+    if _is_plain(text) and text.isprintable():
         return text
     return '"' + "".join(_ESCAPES.get(char, char if char.isprintable() else " ") for char in text) + '"'
 
 
 def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if value is True or value is False else str(value)
 
 
 class Formatter(logging.Formatter):
@@ -49,18 +49,17 @@ class Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = record.levelname.lower()
         if hasattr(record, "fields"):
-            pairs = {"at": at, "event": record.msg} | {k: v for k, v in record.fields.items() if v is not None}
+            pairs = {"at": at, "event": record.msg, **record.fields}
         else:
             failure = where(record.exc_info[1]) if record.exc_info and record.exc_info[1] else None
             pairs = {"at": at, "event": "message", "logger": record.name, "message": record.getMessage()}
             pairs |= {"error": failure} if failure else {}
-        return " ".join(f"{key}={field(self._masked(value))}" for key, value in pairs.items())
-
-    def _masked(self, value: object) -> str:
-        text = _text(value)
+        texts = {key: _text(value) for key, value in pairs.items() if value is not None}
+        said = "".join(texts.values())
         for secret in self._secrets:
-            text = text.replace(secret, "[secret]")
-        return text
+            if secret in said:
+                texts = {key: text.replace(secret, "[secret]") for key, text in texts.items()}
+        return " ".join([f"{key}={field(text)}" for key, text in texts.items()])
 
 
 def configure(level: str, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
