@@ -120,9 +120,8 @@ class Front:
             count = sum(1 for size in islice(sizes, IN_ONE_COMMIT) if size <= BODY_LIMIT)  # parsed, it takes much more
             batch, self._arrived = self._arrived[:count], self._arrived[count:]
             pushes = [push for push, _ in batch]
-            readings = [
-                self._door.read(push) for push in pushes
-            ]  # here, for two threads that compute hinder each other
+            # The other thread only commits: two that compute would hinder each other.
+            readings = [self._door.read(push) for push in pushes]
             kept = await asyncio.get_running_loop().run_in_executor(self._committer, self._door.keep, readings)
             outcomes = self._door.outcomes(pushes, readings, kept)
             self._held -= sum(len(push.body) for push in pushes)
