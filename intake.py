@@ -14,6 +14,8 @@ from inbox import Inbox, NewItem
 from khoros_client import EVENT_NAME, Notification, Unreadable, read_entity_id
 from logfmt import event
 
+LABELS_LIMIT, LABEL_LIMIT = 20, 255  # labels, and characters of each, that are kept with every post of a notification
+
 
 @dataclass(frozen=True)
 class Receipt:
@@ -93,13 +95,14 @@ def receipts(readings: Sequence[Reading], kept: Iterable[bool]) -> list[Receipt]
 
 def _with_posts(notification: Notification, source: str, request_id: str | None) -> Reading:
     good, broken = [], []
+    labels = [label[:LABEL_LIMIT] for label in notification.labels[:LABELS_LIMIT]]
     for raw in notification.items:
         try:
             entity_id = read_entity_id(raw)
         except Unreadable as error:
             broken.append(_parked(raw, str(error), source, request_id))
             continue
-        payload = {"labels": notification.labels, "item": raw}
+        payload = {"labels": labels, "item": raw}
         good.append(NewItem(notification.event_uuid, entity_id, payload, source, request_id))
     if not good:
         raise Unreadable(broken[0].reason or "" if broken else "the notification has no items")

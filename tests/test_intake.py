@@ -42,6 +42,15 @@ def test_a_notification_becomes_one_row_for_each_post(intake: Intake, inbox: Inb
     assert rows(inbox) == [("e1", "p:1", "pending", None), ("e1", "p:2", "pending", None)]
 
 
+def test_endless_labels_are_not_kept_with_every_post(intake: Intake, inbox: Inbox) -> None:
+    labels = ["CreateCase", "x" * 10_000, *(f"label-{n}" for n in range(10_000))]
+    intake.take(notification("e1", "p:1", "p:2", labels=labels), source="push")
+    kept: list[Any] = []
+    inbox.claim(8, 60, kept.append)  # type: ignore[arg-type]
+    expected = ["CreateCase", "x" * 255, *(f"label-{n}" for n in range(18))]
+    assert [item.payload["labels"] for item in kept] == [expected] * 2
+
+
 def test_a_row_holds_the_labels_the_whole_post_and_where_it_came_from(
     intake: Intake, inbox: Inbox, source: str
 ) -> None:
