@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 HELD_LIMIT = 32 * 1024 * 1024  # bytes of all notifications together that are not committed yet
 IN_ONE_COMMIT = 100  # notifications
+READ_HERE_LIMIT = 128 * 1024  # bytes of notifications that the event loop reads at once: 50 ms at worst
 PAGES_AT_ONCE = 4
 Headers = Mapping[bytes, bytes]
 
@@ -115,16 +116,20 @@ class Front:
         return await outcome
 
     async def _commit_arrived(self) -> None:
+        loop = asyncio.get_running_loop()
         while self._arrived and self._door:
             sizes = accumulate(len(push.body) for push, _ in self._arrived)
             count = sum(1 for size in islice(sizes, IN_ONE_COMMIT) if size <= BODY_LIMIT)  # parsed, it takes much more
             batch, self._arrived = self._arrived[:count], self._arrived[count:]
             pushes = [push for push, _ in batch]
-            # The other thread only commits: two that compute would hinder each other.
-            readings = [self._door.read(push) for push in pushes]
-            kept = await asyncio.get_running_loop().run_in_executor(self._committer, self._door.keep, readings)
-            outcomes = self._door.outcomes(pushes, readings, kept)
-            self._held -= sum(len(push.body) for push in pushes)
+            size = sum(len(push.body) for push in pushes)
+            if size <= READ_HERE_LIMIT:  # the other thread only commits: two that compute hinder each other
+                readings = [self._door.read(push) for push in pushes]
+                kept = await loop.run_in_executor(self._committer, self._door.keep, readings)
+                outcomes = self._door.outcomes(pushes, readings, kept)
+            else:  # nobody else would be served meanwhile
+                outcomes = await loop.run_in_executor(self._committer, self._door.take, pushes)
+            self._held -= size
             for (_, waiting), outcome in zip(batch, outcomes, strict=True):
                 if not waiting.done():  # or else the sender has hung up meanwhile
                     waiting.set_result(outcome)

@@ -20,8 +20,9 @@ from flask.testing import FlaskClient
 import front
 from config import Config
 from door import BODY_LIMIT
-from front import IN_ONE_COMMIT, Front
+from front import IN_ONE_COMMIT, READ_HERE_LIMIT, Front
 from inbox import Inbox
+from intake import Intake, Reading
 
 pytestmark = pytest.mark.usefixtures("clean_log")
 
@@ -124,8 +125,26 @@ def test_much_at_once_is_not_parsed_at_once(way_in: Front, inbox: Inbox) -> None
     assert len(commits) == 3
 
 
+def test_only_a_little_is_read_in_the_event_loop(way_in: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    readers: list[str] = []
+    read = Intake.read
+
+    def noted(self: Intake, raw: object, **names: Any) -> Reading:
+        readers.append(threading.current_thread().name)
+        return read(self, raw, **names)
+
+    monkeypatch.setattr(Intake, "read", noted)
+    assert ask(way_in, Sender(notification("e1"))) == [202]
+    assert ask(way_in, Sender(json.dumps(notification("e2")).encode().ljust(READ_HERE_LIMIT + 1))) == [202]
+    assert [name.startswith("door") for name in readers] == [False, True]
+
+
 @BOTH
-def test_each_gets_its_own_answer_and_none_pays_for_anothers_mistake(way_in: Front, inbox: Inbox) -> None:
+@pytest.mark.parametrize("limit", [0, READ_HERE_LIMIT * 9], ids=["by the committing thread", "by the event loop"])
+def test_each_gets_its_own_answer_and_none_pays_for_anothers_mistake(
+    limit: int, way_in: Front, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front, "READ_HERE_LIMIT", limit)
     said = {
         "new": (Sender(notification("e1", "p:1", "p:2")), 202, {"accepted": 2, "duplicates": 0, "ignored": 0}),
         "the same": (Sender(notification("e1", "p:2", "p:3")), 202, {"accepted": 1, "duplicates": 1, "ignored": 0}),
