@@ -67,11 +67,11 @@ class Door:
             raise Refusal(401, "Unauthorized", message, {"WWW-Authenticate": "Bearer"})
 
     def take(self, pushes: Sequence[Push]) -> list[Receipt | Refusal]:
-        """Commits what these hold, all of it together, and says of each what became of it. Raises nothing."""
+        """Commits what these hold, all of it together, and says of each what became of it."""
         readings = [self.read(push) for push in pushes]
         return self.outcomes(pushes, readings, self.keep(readings))
 
-    # The three steps of it. None raises anything, and only `keep` waits for the database.
+    # The three steps of it. Only `keep` waits for the database.
 
     def read(self, push: Push) -> Reading | Refusal:
         """What one holds, or why it cannot be read."""

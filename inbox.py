@@ -33,7 +33,7 @@ from store import (
 )
 
 WORDLESS = "the post cannot be put into a ticket"
-IN_ONE_STATEMENT = 1000  # rows; SQLAlchemy makes several of more
+IN_ONE_STATEMENT = 100  # rows of nine values: older releases of SQLite take 999, and of more SQLAlchemy makes several
 PURGE_AT_ONCE = 500  # rows in one transaction, so that none waits long behind them
 
 # Statements are built once: building one takes longer than running it.
@@ -174,8 +174,8 @@ class Inbox(Store):
         super().__init__(url, clock)
         self.owner = f"{socket.gethostname()[:40]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         stamped = self.insert(items).values(received_at=self.clock, next_attempt_at=self.clock)
-        self._insert_new = stamped
-        self._insert_items = stamped.on_conflict_do_nothing().returning(items.c.event_uuid, items.c.entity_id)
+        self._insert_all = stamped
+        self._insert_unknown = stamped.on_conflict_do_nothing().returning(items.c.event_uuid, items.c.entity_id)
         self._select_waiting = sa.select(sa.func.count(), sa.func.min(items.c.received_at), self.clock).where(_pending)
         named = items.c.id.in_(sa.bindparam("of_ids", expanding=True))
         readable = is_in(PARKED) & (items.c.entity_id != "")
@@ -221,7 +221,7 @@ class Inbox(Store):
         table show."""
         name = uuid.uuid4().hex
         row = {"event_uuid": name, "entity_id": "", "source": "proof", "payload": EMPTIED, "state": PARKED}
-        db.execute(self._insert_items, row)
+        db.execute(self._insert_unknown, row)
         db.execute(items.delete().where(items.c.event_uuid == name))
         db.execute(self._keep, {"name": "written_at", "value": name})
 
@@ -344,11 +344,11 @@ class Inbox(Store):
 
     def _inserted(self, db: sa.Connection, rows: list[dict[str, Any]]) -> set[tuple[str, str]]:
         if self._sqlite and 1 < len(rows) <= IN_ONE_STATEMENT:
-            # Mostly all are new. To be told so row by row makes the thread wait for the others after each.
+            # Mostly none is known. To be told so row by row makes the thread wait for the others after each.
             with suppress(sa.exc.IntegrityError):  # SQLite then takes back what this statement did, and only that
-                db.execute(self._insert_new, rows)
+                db.execute(self._insert_all, rows)
                 return {(row["event_uuid"], row["entity_id"]) for row in rows}
-        return {(row[0], row[1]) for row in db.execute(self._insert_items, rows)}
+        return {(row[0], row[1]) for row in db.execute(self._insert_unknown, rows)}
 
     def _claimed_values(self, item: Item, now: float, lease_s: float) -> dict[str, Any]:
         if item.request is None:

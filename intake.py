@@ -117,7 +117,7 @@ def _parked(raw: object, reason: str, source: str, request_id: str | None) -> Ne
 
 
 def _told(reading: Reading, parked: Sequence[NewItem], accepted: int) -> Receipt:
-    """A poll meets the same events again and again, and says nothing of those."""
+    """Logs one, and makes its receipt. A poll meets the same events again and again, and says nothing of those."""
     names = {"event_uuid": reading.event_uuid, "source": reading.source, "request_id": reading.request_id}
     quiet = logging.DEBUG if reading.source == "poll" else logging.INFO
     for item in parked:

@@ -26,29 +26,34 @@ LINGER_S = 2.0  # after an answer to a request that was not read to its end: for
 LEAVING_S = 2.0  # when the worker stops: for a request that has begun or is about to
 LAST_ANSWERS_S = 12.0  # and for an answer that is due; gunicorn.conf.py waits 20 for everything
 SWEEP_S = 0.5
-PLAIN_LIMIT = 8 * 1024  # bytes of headers; gunicorn takes 100 of 8,190 bytes each
 HEAD_LIMIT = 32 * 1024  # bytes; gunicorn by itself holds 800 KB of one
 UNREAD_LIMIT = 64 * 1024  # bytes of a body that nobody has asked for yet
 
 
 # Headers of which each is a token, a colon and a value without control characters: RFC 9110 sections 5.5 and 5.6.2.
 _are_plain = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[^\x00-\x08\n-\x1f\x7f]*+\r\n){1,100}").fullmatch
+PLAIN_LIMITS = 100, 8190  # headers and bytes of each that gunicorn allows when nobody says otherwise: the pattern keeps
+PLAIN_LIMIT = 8192  # to the one, and who looks at no more than this of a head, with its empty line, to the other
 
 
 class Parser(PythonProtocol):  # type: ignore[misc]  # its base has no types
-    """gunicorn's parser, which looks at each byte of the headers in Python. Here one pattern looks at them all; what is
-    not plain, long or in parts goes gunicorn's way."""
+    """gunicorn's parser, which looks at each byte of the headers in Python. Here one pattern looks at them all; when
+    they are not plain, long, come in parts or have other limits, they go gunicorn's way."""
+
+    _scan_from: int
+    _header_count: int
 
     def _parse_headers(self) -> bool:
-        end = self._buffer.find(b"\r\n\r\n", 0, PLAIN_LIMIT)
+        end = self._buffer.find(b"\r\n\r\n", max(self._scan_from - 3, 0), PLAIN_LIMIT)
         head = bytes(self._buffer[: end + 2])
-        if self._header_count or not _are_plain(head):
+        limits = self._limit_request_fields, self._limit_request_field_size
+        if limits != PLAIN_LIMITS or self._header_count or not _are_plain(head):
             return bool(super()._parse_headers())
         for line in head.split(b"\r\n")[:-1]:
             name, _, value = line.partition(b":")
             self._headers_list.append((name.lower(), value.strip(b" \t")))
         del self._buffer[: end + 4]
-        self._scan_from = 0
+        self._scan_from, self._header_count = 0, len(self._headers_list)
         self._finalize_headers()
         return True
 

@@ -19,7 +19,7 @@ from flask.testing import FlaskClient
 
 import front
 from config import Config
-from door import BODY_LIMIT
+from door import BODY_LIMIT, Door
 from front import IN_ONE_COMMIT, READ_HERE_LIMIT, Front
 from inbox import Inbox
 from intake import Intake, Reading
@@ -137,6 +137,17 @@ def test_only_a_little_is_read_in_the_event_loop(way_in: Front, monkeypatch: pyt
     assert ask(way_in, Sender(notification("e1"))) == [202]
     assert ask(way_in, Sender(json.dumps(notification("e2")).encode().ljust(READ_HERE_LIMIT + 1))) == [202]
     assert [name.startswith("door") for name in readers] == [False, True]
+
+
+def test_a_fault_of_our_own_leaves_nobody_without_an_answer(
+    way_in: Front, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(Door, "outcomes", lambda *_: 1 / 0)
+        assert ask(way_in, *(Sender(notification(f"e{n}", f"p:{n}")) for n in range(3))) == [500] * 3
+    assert way_in._held == 0
+    assert ask(way_in, *(Sender(notification(f"e{n}", f"p:{n}")) for n in range(4))) == [202] * 4
+    assert len(rows(inbox)) == 4
 
 
 @BOTH

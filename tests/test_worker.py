@@ -363,13 +363,14 @@ def test_loads_nothing_unneeded_and_leaves_what_was_loaded_out_of_the_search_for
     assert (loaded.stdout, loaded.stderr) == ("[True] True 10000\n[]\n0\n", "")
 
 
-def read_by(kind: type[PythonProtocol], pieces: Sequence[bytes]) -> list[object]:
+def read_by(kind: type[PythonProtocol], pieces: Sequence[bytes], **limits: int) -> list[object]:
     """What a parser makes of a request: what it calls back with, how it ends, and what it knows then."""
     told: list[object] = []
     parser: PythonProtocol = kind(
         on_headers_complete=lambda: told.append(list(parser.headers)),
         on_body=told.append,
         on_message_complete=lambda: told.append("complete"),
+        **limits,
     )
     try:
         for piece in pieces:
@@ -430,6 +431,23 @@ def test_the_parser_takes_as_long_a_header_as_gunicorns(size: int) -> None:
     for before in (b"", b"Host: a\r\n"):
         pieces = [b"GET / HTTP/1.1\r\n" + before + b"X: ".ljust(size, b"y") + b"\r\n\r\n"]
         assert read_by(Parser, pieces) == read_by(PythonProtocol, pieces)
+
+
+@pytest.mark.parametrize("headers", [1, 2, 99, 100])
+def test_the_parser_counts_trailers_as_gunicorns_does(headers: int) -> None:
+    head = b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + b"X: y\r\n" * (headers - 1) + b"\r\n"
+    for trailers in (0, 1, 98, 99):
+        pieces = [head + b"0\r\n" + b"X: y\r\n" * trailers + b"\r\n"]
+        assert read_by(Parser, pieces) == read_by(PythonProtocol, pieces), trailers
+
+
+@pytest.mark.parametrize(
+    "limits", [{"limit_request_fields": 5}, {"limit_request_field_size": 100}, {"limit_request_fields": 0}]
+)
+def test_the_parser_keeps_to_other_limits_as_gunicorns_does(limits: dict[str, int]) -> None:
+    for header in (b"X: y\r\n" * 6, b"X: " + b"y" * 200 + b"\r\n", b"X: y\r\n" * 200):
+        pieces = [b"GET / HTTP/1.1\r\n" + header + b"\r\n"]
+        assert read_by(Parser, pieces, **limits) == read_by(PythonProtocol, pieces, **limits)
 
 
 def test_a_plain_head_is_read_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
