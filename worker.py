@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 from contextlib import suppress
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -175,7 +177,16 @@ class Connection(ASGIProtocol):  # type: ignore[misc]  # its base has no types
             super()._close_transport()
 
 
+_scanned = lru_cache(protocol._scan_response_headers)
+
+
+def _scan(headers: Iterable[tuple[bytes, bytes]]) -> Any:
+    """gunicorn looks at each header of an answer with patterns. Ours are the same again and again."""
+    return _scanned(tuple(headers))
+
+
 gasgi.ASGIProtocol, protocol.PythonProtocol = Connection, Parser  # gunicorn has no settings for them
+protocol._scan_response_headers = _scan
 protocol._CHUNK_PREFIXES.clear()  # 2 MB of lengths, ready-made for answers in pieces; it makes those that are missing
 
 

@@ -20,11 +20,12 @@ import requests
 from conftest import TEXT, TOKEN, alone, notification, wait_for
 from gunicorn.asgi import protocol as gasgi_protocol
 from gunicorn.asgi.parser import PythonProtocol
+from gunicorn.asgi.protocol import InvalidResponseHeader, InvalidResponseHeaderName
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.relay import ROOT, Relay
-from worker import WHOLE_WITHIN_S, Parser
+from worker import WHOLE_WITHIN_S, Parser, _scanned
 
 HEAD = f"POST /notifications HTTP/1.1\r\nHost: relay\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
 GET = b"GET /health HTTP/1.1\r\nHost: relay\r\n\r\n"
@@ -448,6 +449,16 @@ def test_the_parser_keeps_to_other_limits_as_gunicorns_does(limits: dict[str, in
     for header in (b"X: y\r\n" * 6, b"X: " + b"y" * 200 + b"\r\n", b"X: y\r\n" * 200):
         pieces = [b"GET / HTTP/1.1\r\n" + header + b"\r\n"]
         assert read_by(Parser, pieces, **limits) == read_by(PythonProtocol, pieces, **limits)
+
+
+def test_an_answers_headers_are_looked_at_as_gunicorn_does() -> None:
+    scan, gunicorns = gasgi_protocol._scan_response_headers, _scanned.__wrapped__
+    good = [(b"content-type", b"text/plain"), ("Content-Length", "3")]
+    for _ in range(2):  # the second time it knows them
+        assert scan(good) == gunicorns(good) == (True, "3", False)
+        for bad in ([*good, (b"x", b"a\r\nb: c")], [*good, (b"x y", b"a")]):
+            with pytest.raises((InvalidResponseHeader, InvalidResponseHeaderName)):
+                scan(bad)
 
 
 def test_a_plain_head_is_read_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
