@@ -24,8 +24,8 @@ PARALLEL = 8
 LEASE_S = 10.0
 RENEW_S = 3.0  # while a call is under way its lease is prolonged this often, so that no call outlives it
 IDLE_S = 1.0
-CROWD = 40  # notifications within BREATH_S
-BREATH_S = 0.2  # between two claims in a crowd
+CROWD, CROWD_S = 40, 0.2  # so many notifications within that time; in a crowd
+FEW, BREATH_S = 4, 0.1  # so few items are claimed at once, with that time between
 KEY_LIFE_S = 6900.0  # Zendesk forgets an idempotency key after two hours
 PATIENCE = 5  # attempts after which an item's own trouble is no longer taken for Zendesk's
 CHECK_ID = "khoros-zendesk-relay-check"  # no post has this id: looking it up proves the credentials and finds nothing
@@ -64,7 +64,7 @@ class Delivery:
 
         Returns None when something was due, otherwise the seconds the gate stays closed. Raises StoreUnavailable.
         """
-        free = self._parallel - len(self._flying)
+        free = min(self._parallel - len(self._flying), FEW if self.crowded else self._parallel)
         if not free:
             return None
         claim = self._inbox.claim(free, LEASE_S, self._compose)
@@ -246,7 +246,7 @@ class Delivery:
     def wake(self, committed: int = 1) -> None:
         """So many notifications were just committed: look at once, unless the gate is known to be closed."""
         now = time.monotonic()
-        if now - self._counting_since > BREATH_S:
+        if now - self._counting_since > CROWD_S:
             self._counting_since, self._arrived = now, 0
         self._arrived += committed
         if self._arrived >= CROWD:
@@ -257,7 +257,7 @@ class Delivery:
     @property
     def crowded(self) -> bool:
         """Whether more comes in just now than can be delivered meanwhile: to take it in goes first."""
-        return time.monotonic() - self._crowd_at < BREATH_S
+        return time.monotonic() - self._crowd_at < CROWD_S
 
     def start(self) -> None:
         """Starts delivering in the background."""

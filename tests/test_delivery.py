@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from uuid import UUID
 import pytest
 from conftest import Clock, new_item
 
-from delivery import BREATH_S, CHECK_ID, CROWD, KEY_LIFE_S, LEASE_S, PARALLEL, Delivery
+from delivery import BREATH_S, CHECK_ID, CROWD, FEW, KEY_LIFE_S, LEASE_S, PARALLEL, Delivery
 from gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED
 from inbox import Claim, Inbox, Item, NewItem, Settled
 from outbound import Unavailable
@@ -574,6 +575,17 @@ def test_only_a_crowd_of_notifications_goes_before_the_deliveries(delivery: Deli
     assert not delivery.crowded
     delivery.wake()
     assert delivery.crowded
+
+
+def test_in_a_crowd_few_leave_at_once(delivery: Delivery, inbox: Inbox) -> None:
+    inbox.accept([new_item(f"e{n}", f"twitter:{n}") for n in range(PARALLEL + FEW)])
+    left: list[Item] = []
+    delivery.wake(CROWD)
+    delivery.deliver_due(left.append)
+    assert len(left) == FEW
+    delivery._crowd_at = -math.inf
+    delivery.deliver_due(left.append)
+    assert len(left) == FEW + PARALLEL
 
 
 def test_in_a_crowd_the_deliveries_stand_back_and_then_go_on(
