@@ -34,8 +34,10 @@ UNREAD_LIMIT = 64 * 1024  # bytes of a body that nobody has asked for yet
 
 # Headers of which each is a token, a colon and a value without control characters: RFC 9110 sections 5.5 and 5.6.2.
 _are_plain = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[^\x00-\x08\n-\x1f\x7f]*+\r\n){1,100}").fullmatch
-PLAIN_LIMITS = 100, 8190  # headers and bytes of each that gunicorn allows when nobody says otherwise: the pattern keeps
-PLAIN_LIMIT = 8192  # to the one, and who looks at no more than this of a head, with its empty line, to the other
+# It keeps gunicorn's usual limits: 100 headers, and 8,190 bytes of each as long as no head is looked at that is longer
+# than PLAIN_LIMIT with its empty line.
+USUAL_LIMITS = 100, 8190
+PLAIN_LIMIT = 8192
 
 
 class Parser(PythonProtocol):  # type: ignore[misc]  # its base has no types
@@ -49,7 +51,7 @@ class Parser(PythonProtocol):  # type: ignore[misc]  # its base has no types
         end = self._buffer.find(b"\r\n\r\n", max(self._scan_from - 3, 0), PLAIN_LIMIT)
         head = bytes(self._buffer[: end + 2])
         limits = self._limit_request_fields, self._limit_request_field_size
-        if limits != PLAIN_LIMITS or self._header_count or not _are_plain(head):
+        if limits != USUAL_LIMITS or self._header_count or not _are_plain(head):
             return bool(super()._parse_headers())
         for line in head.split(b"\r\n")[:-1]:
             name, _, value = line.partition(b":")
