@@ -48,7 +48,7 @@ class Parser(PythonProtocol):  # type: ignore[misc]  # its base has no types
     _header_count: int
 
     def _parse_headers(self) -> bool:
-        end = self._buffer.find(b"\r\n\r\n", max(self._scan_from - 3, 0), PLAIN_LIMIT)
+        end = self._buffer.find(b"\r\n\r\n", self._scan_from, PLAIN_LIMIT)
         head = bytes(self._buffer[: end + 2])
         limits = self._limit_request_fields, self._limit_request_field_size
         if limits != USUAL_LIMITS or self._header_count or not _are_plain(head):

@@ -118,6 +118,12 @@ def test_what_arrives_together_is_committed_together(way_in: Front, inbox: Inbox
     assert sorted(row[0] for row in rows(inbox)) == sorted(f"e{n}" for n in range(count))
 
 
+def test_posts_that_are_all_new_are_not_given_back_one_by_one(way_in: Front, inbox: Inbox) -> None:
+    with counted_commits(inbox) as commits:
+        ask(way_in, *(Sender(notification(f"e{n}", f"p:{n}")) for n in range(9)))
+    assert ["RETURNING" in statement for statement in commits] == [False]
+
+
 def test_much_at_once_is_not_parsed_at_once(way_in: Front, inbox: Inbox) -> None:
     bodies = [json.dumps(notification(f"big{n}")).encode().ljust(BODY_LIMIT // 2 - 9) for n in range(5)]
     with counted_commits(inbox) as commits:

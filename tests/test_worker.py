@@ -421,9 +421,18 @@ def test_the_parser_takes_the_same_bytes_as_gunicorns(at: int) -> None:
         assert read_by(Parser, pieces) == read_by(PythonProtocol, pieces), byte
 
 
+def test_the_parser_makes_the_same_of_two_parts_wherever_they_are_cut() -> None:
+    request = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nX: y\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    for cut in range(len(request)):
+        pieces = [request[:cut], request[cut:]]
+        assert read_by(Parser, pieces) == read_by(PythonProtocol, pieces), cut
+
+
 @pytest.mark.parametrize("count", [1, 99, 100, 101, 1000])
-def test_the_parser_takes_as_many_headers_as_gunicorns(count: int) -> None:
-    pieces = [b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * count + b"\r\n"]
+@pytest.mark.parametrize("cut", [0, 50])
+def test_the_parser_takes_as_many_headers_as_gunicorns(cut: int, count: int) -> None:
+    request = b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * count + b"\r\n"
+    pieces = [request[:cut], request[cut:]]
     assert read_by(Parser, pieces) == read_by(PythonProtocol, pieces)
 
 
@@ -453,12 +462,14 @@ def test_the_parser_keeps_to_other_limits_as_gunicorns_does(limits: dict[str, in
 
 def test_an_answers_headers_are_looked_at_as_gunicorn_does() -> None:
     scan, gunicorns = gasgi_protocol._scan_response_headers, _scanned.__wrapped__
+    _scanned.cache_clear()
     good = [(b"content-type", b"text/plain"), ("Content-Length", "3")]
     for _ in range(2):  # the second time it knows them
         assert scan(good) == gunicorns(good) == (True, "3", False)
         for bad in ([*good, (b"x", b"a\r\nb: c")], [*good, (b"x y", b"a")]):
             with pytest.raises((InvalidResponseHeader, InvalidResponseHeaderName)):
                 scan(bad)
+    assert (_scanned.cache_info().hits, _scanned.cache_info().currsize) == (1, 1)
 
 
 def test_a_plain_head_is_read_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
