@@ -18,6 +18,7 @@ import status
 from alerts import Alerts
 from catch_up import CatchUp
 from config import Config
+from database import StoreUnavailable
 from delivery import PARALLEL, Delivery
 from door import BODY_LIMIT, Door, Push, Refusal, request_id, told
 from front import secure_headers
@@ -27,7 +28,6 @@ from khoros_client import KhorosClient
 from logfmt import event
 from records import Records
 from standing import Standing, standing
-from store import StoreUnavailable
 from subscription import NOTIFICATIONS_PATH, Subscriber
 from tickets import Style
 from upkeep import Upkeep

@@ -6,8 +6,8 @@ import logging
 import threading
 from collections.abc import Callable
 
+from database import StoreUnavailable
 from logfmt import event, where
-from store import StoreUnavailable
 
 STORE_PAUSE_S, FAULT_PAUSE_S = 5.0, 60.0
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from database import StoreUnavailable
 from delivery import CHECK_ID
 from khoros_client import EVENT_NAME, Subscription
 from outbound import Bearer, ServiceError, Unavailable, new_session, send
 from records import span
-from store import PARKED, StoreUnavailable
+from store import PARKED
 from subscription import NOTIFICATIONS_PATH
 from zendesk_client import API_TOKENS_END, SCOPE
 

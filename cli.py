@@ -26,11 +26,12 @@ from flask.cli import AppGroup, with_appcontext
 
 import checks
 import logfmt
+from database import StoreUnavailable
 from gate import OPEN, OUTAGE, UNAUTHORISED
 from khoros_client import EVENT_NAME, Subscription
 from outbound import ServiceError
 from records import STATES, AttemptRecord, Record, span, utc
-from store import DELIVERED, PARKED, PENDING, StoreUnavailable
+from store import DELIVERED, PARKED, PENDING
 from upkeep import purge as purge_inbox
 
 if TYPE_CHECKING:

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+from database import StoreUnavailable
 from gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED, Gate
 from inbox import WORDLESS, Attempt, Inbox, Item, Request, Settled
 from khoros_client import StreamItem
 from logfmt import event, where
 from outbound import AuthFailed, Limited, Rejected, ServiceError
-from store import DELIVERED, LABEL_TO_TICKET, PARKED, PENDING, REFUSED, StoreUnavailable
+from store import DELIVERED, LABEL_TO_TICKET, PARKED, PENDING, REFUSED
 from tickets import Post, Style, note_body, ticket_body
 from zendesk_client import ZendeskClient
 

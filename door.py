@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 from werkzeug.exceptions import HTTPException
 
+from database import StoreUnavailable
 from inbox import Inbox
 from intake import Intake, Reading, Receipt, receipts
 from logfmt import event, where
-from store import ACK, DUPLICATES, IGNORED, StoreUnavailable
+from store import ACK, DUPLICATES, IGNORED
 
 BODY_LIMIT = 1024 * 1024  # bytes
 

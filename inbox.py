@@ -6,80 +6,70 @@ import json
 import logging
 import os
 import socket
+import sqlite3
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import sqlalchemy as sa
-
+from database import Connection, Row, StoreUnavailable, listed, tabled
 from gate import OPEN, Gate
 from logfmt import event, where
 from store import (
     DISCARDED,
     EMPTIED,
+    IS_PARKED,
+    IS_PENDING,
+    KEEP_FACT,
     PARKED,
     PENDING,
+    SELECT_FACT,
+    SELECT_FACT_LOCKED,
+    STILL_FULL,
+    STILL_PENDING,
     Store,
-    StoreUnavailable,
-    attempts,
-    is_in,
-    is_still,
-    items,
-    memory,
-    still_full,
+    now_of,
     together,
 )
 
 WORDLESS = "the post cannot be put into a ticket"
-IN_ONE_STATEMENT = 100  # rows of nine values: older releases of SQLite take 999, and of more SQLAlchemy makes several
+AT_ONCE = 100  # rows in one statement
 PURGE_AT_ONCE = 500  # rows in one transaction, so that none waits long behind them
 
-# Statements are built once: building one takes longer than running it.
-_pending = is_in(PENDING)
-_flying = items.c.owner.is_not(None) & (items.c.next_attempt_at > sa.bindparam("now"))
-_ours = is_still(PENDING) & (items.c.owner == sa.bindparam("of_owner"))
-_UPDATE_OURS = items.update().where(
-    items.c.id == sa.bindparam("of_id"), _ours, items.c.attempts == sa.bindparam("of_attempts")
-)
-_UPDATE_GATE = memory.update().where(memory.c.name == "gate").values(value=sa.bindparam("gate"))
-_UPDATE_ITEM = items.update().where(items.c.id == sa.bindparam("of_id"))
-_IN_FLIGHT = sa.select(sa.func.count()).where(_pending, _flying)
-_PARKED = sa.select(sa.func.count()).where(is_in(PARKED))
-_INSERT_ATTEMPT = attempts.insert()
-_FOLLOWER = sa.select(items.c.id).where(items.c.entity_id == sa.bindparam("of_post"), is_still(PENDING)).limit(1)
+_GATE = {"name": "gate"}
+_OURS = f"{STILL_PENDING} AND owner = :of_owner"
+_INSERT = """INSERT INTO inbox
+    (event_uuid, entity_id, source, request_id, payload, state, reason, received_at, next_attempt_at) VALUES """
+_UNKNOWN = " ON CONFLICT (event_uuid, entity_id) DO NOTHING RETURNING event_uuid, entity_id"
+_INSERT_ATTEMPT = """INSERT INTO attempts
+    (item_id, number, at, took_s, outcome, status, code, zendesk_request_id) VALUES
+    (:item_id, :number, :at, :took_s, :outcome, :status, :code, :zendesk_request_id)"""
+_SELECT_WAITING = f"SELECT count(*), min(received_at), :clock FROM inbox WHERE {IS_PENDING}"
+_IN_FLIGHT = f"SELECT count(*) FROM inbox WHERE {IS_PENDING} AND owner IS NOT NULL AND next_attempt_at > :now"
+_COUNT_PARKED = f"SELECT count(*) FROM inbox WHERE {IS_PARKED}"
+_FOLLOWER = f"SELECT id FROM inbox WHERE entity_id = :post AND {STILL_PENDING} LIMIT 1"
+_RENEW = f"UPDATE inbox SET next_attempt_at = :clock + :lease_s WHERE {_OURS} AND id IN "
+_RETRY = f"""UPDATE inbox SET state = '{PENDING}', body = NULL, first_sent_at = 0.0, settled_at = NULL,
+    next_attempt_at = :clock WHERE {IS_PARKED} AND entity_id <> ''"""
+_DISCARD = f"""UPDATE inbox SET state = '{DISCARDED}', payload = '{EMPTIED}', body = NULL, settled_at = :clock
+    WHERE {IS_PARKED} AND id IN """
+_PURGE = f"""UPDATE inbox SET payload = '{EMPTIED}', body = NULL WHERE id IN
+    (SELECT id FROM inbox WHERE {STILL_FULL} AND settled_at < :before LIMIT {PURGE_AT_ONCE} FOR UPDATE SKIP LOCKED)"""
 
-
-def _due() -> sa.Select[Any]:
-    """The next items to send, each with the newest ticket its post already has. A time more than an hour ahead is due:
-    nothing waits that long, so the clock was set back."""
-    item, other, done = items.alias("item"), items.alias("other"), items.alias("done")
-    now: sa.BindParameter[float] = sa.bindparam("now")
-    flying = other.c.owner.is_not(None) & (other.c.next_attempt_at > now)
-    blocked = (
-        sa.exists()
-        .where(other.c.entity_id == item.c.entity_id, is_still(PENDING, other), other.c.id != item.c.id)
-        .where((other.c.id < item.c.id) | flying)
-    )
-    ticket = (
-        sa.select(done.c.ticket_id)
-        .where(done.c.entity_id == item.c.entity_id, done.c.ticket_id.is_not(None))
-        .order_by(done.c.id.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
-    timely = (item.c.next_attempt_at <= now) | (item.c.next_attempt_at > now + 3600)
-    return (
-        sa.select(item, ticket.label("post_ticket_id"))
-        .where(is_in(PENDING, item), timely, ~blocked)
-        .order_by(item.c.next_attempt_at, item.c.id)
-        .limit(sa.bindparam("free"))
-        .with_for_update(of=item, skip_locked=True)
-    )
-
-
-_DUE = _due()
+# The next items to send, each with the newest ticket its post already has. An item waits while another of its post is
+# in flight or came before it. A time more than an hour ahead is due: nothing waits so long, the clock was set back.
+_DUE = f"""
+SELECT item.id, event_uuid, entity_id, source, request_id, payload, received_at, attempts, first_sent_at,
+    body, idempotency_key, note_on,
+    (SELECT done.ticket_id FROM inbox AS done WHERE done.entity_id = item.entity_id AND done.ticket_id IS NOT NULL
+        ORDER BY done.id DESC LIMIT 1)
+FROM inbox AS item
+WHERE {IS_PENDING} AND (next_attempt_at <= :now OR next_attempt_at > :now + 3600)
+    AND NOT EXISTS (SELECT 1 FROM inbox AS other WHERE other.entity_id = item.entity_id AND other.{STILL_PENDING}
+        AND other.id <> item.id
+        AND (other.id < item.id OR other.owner IS NOT NULL AND other.next_attempt_at > :now))
+ORDER BY next_attempt_at, item.id LIMIT :free FOR UPDATE OF item SKIP LOCKED"""
 
 
 @dataclass(frozen=True)
@@ -173,37 +163,12 @@ class Inbox(Store):
     def __init__(self, url: str, clock: Callable[[], float] | None = None) -> None:
         super().__init__(url, clock)
         self.owner = f"{socket.gethostname()[:40]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        stamped = self.insert(items).values(received_at=self.clock, next_attempt_at=self.clock)
-        self._insert_all = stamped
-        self._insert_unknown = stamped.on_conflict_do_nothing().returning(items.c.event_uuid, items.c.entity_id)
-        self._select_waiting = sa.select(sa.func.count(), sa.func.min(items.c.received_at), self.clock).where(_pending)
-        named = items.c.id.in_(sa.bindparam("of_ids", expanding=True))
-        readable = is_in(PARKED) & (items.c.entity_id != "")
-        again = {"state": PENDING, "body": None, "first_sent_at": 0.0, "settled_at": None}
-        self._retry_all = items.update().where(readable).values(next_attempt_at=self.clock, **again)
-        self._retry = self._retry_all.where(named)
-        emptied = {"state": DISCARDED, "payload": EMPTIED, "body": None, "settled_at": self.clock}
-        self._discard = items.update().where(is_in(PARKED), named).values(emptied)
-        self._renew = items.update().where(_ours & named).values(next_attempt_at=self.clock + sa.bindparam("lease_s"))
 
     # The door
 
     def accept(self, items: Sequence[NewItem]) -> list[bool]:
         """Commits the items and tells of each whether it was new: the same event of the same post is not kept twice."""
-        rows = [
-            {
-                "event_uuid": item.event_uuid,
-                "entity_id": item.entity_id,
-                "source": item.source,
-                "request_id": item.request_id,
-                "payload": item.json,
-                "state": PARKED if item.reason else PENDING,
-                "reason": item.reason,
-            }
-            for item in sorted(items, key=lambda item: item.entity_id)  # one order of posts for all: deadlocks are rare
-        ]
-        if not rows:
-            return []
+        rows = [_row(item) for item in sorted(items, key=lambda item: item.entity_id)]  # one order: deadlocks are rare
         try:
             new = self._insert_rows(rows)
         except StoreUnavailable:  # a connection may just have died; the same rows a second time do no harm
@@ -216,52 +181,52 @@ class Inbox(Store):
         return answers
 
     @together
-    def prove_writable(self, db: sa.Connection) -> None:
+    def prove_writable(self, db: Connection) -> None:
         """Commits a small change, with an item taken in and out again, so that a full or read-only disk and a damaged
         table show."""
         name = uuid.uuid4().hex
-        row = {"event_uuid": name, "entity_id": "", "source": "proof", "payload": EMPTIED, "state": PARKED}
-        db.execute(self._insert_unknown, row)
-        db.execute(items.delete().where(items.c.event_uuid == name))
-        db.execute(self._keep, {"name": "written_at", "value": name})
+        self._insert(db, [_row(NewItem(name, "", {}, "proof", reason="proof"))])
+        db.change("DELETE FROM inbox WHERE event_uuid = :event_uuid", {"event_uuid": name})
+        db.change(KEEP_FACT, {"name": "written_at", "value": name})
 
     # The way out
 
     @together
-    def claim(self, db: sa.Connection, free: int, lease_s: float, compose: Callable[[Item], Request]) -> Claim:
+    def claim(self, db: Connection, free: int, lease_s: float, compose: Callable[[Item], Request]) -> Claim:
         """Takes up to `free` items that are due, for `lease_s` seconds, and freezes what each will send.
 
         An item is due when its time has come and no other item of its post is in flight or waits before it. What
         `compose` cannot put into words is parked: it is returned without a request.
         """
         gate, now = self._locked_gate(db)
-        in_flight = 0 if gate.calls_left is None else db.execute(_IN_FLIGHT, {"now": now}).scalar_one()
+        in_flight = 0 if gate.calls_left is None else db.rows(_IN_FLIGHT, {"now": now})[0][0]
         free = gate.places(now, in_flight, free)
-        rows = db.execute(_DUE, {"now": now, "free": free}).mappings().all() if free else []
+        rows = db.rows(_DUE, {"now": now, "free": free}) if free else []
         items = [_composed(_claimed(row, now, gate.version), compose) for row in rows]
         for item in items:
-            db.execute(_UPDATE_ITEM, self._claimed_values(item, now, lease_s))
+            db.change(*_update(self._claimed_values(item, now, lease_s), "id = :of_id", of_id=item.id))
         if any(item.request for item in items):
             self._move(db, gate, gate.probing(now, lease_s))
         return Claim(items, gate, gate.held_for(now), more=bool(rows) and len(rows) == free)
 
     @together
-    def refreeze(self, db: sa.Connection, item: Item, request: Request, lease_s: float) -> Item | None:
+    def refreeze(self, db: Connection, item: Item, request: Request, lease_s: float) -> Item | None:
         """Replaces what an item sends and renews its lease; None when the lease was lost."""
-        now = db.execute(self.select_now).scalar_one()
+        now = now_of(db)
         values = {**_frozen(request), "first_sent_at": now, "next_attempt_at": now + lease_s}
         ours = self._update_ours(db, item, values)
         return replace(item, request=request, sent_s_ago=None) if ours else None
 
     @together
-    def renew(self, db: sa.Connection, ids: Iterable[int], lease_s: float) -> None:
+    def renew(self, db: Connection, ids: Iterable[int], lease_s: float) -> None:
         """Prolongs the leases of these items, as far as they are ours."""
-        db.execute(self._renew, {"of_ids": list(ids), "of_owner": self.owner, "lease_s": lease_s})
+        among, values = listed(ids)
+        db.change(_RENEW + among, {"of_owner": self.owner, "lease_s": lease_s, **values})
 
     @together
     def settle(
         self,
-        db: sa.Connection,
+        db: Connection,
         item: Item,
         values: Mapping[str, Any],
         change: Callable[[Gate, float], Gate],
@@ -275,7 +240,7 @@ class Inbox(Store):
         before, now = self._locked_gate(db)
         if attempt is not None:
             made = {"item_id": item.id, "number": item.attempts, "at": now - attempt.took_s}
-            db.execute(_INSERT_ATTEMPT, made | asdict(attempt))
+            db.change(_INSERT_ATTEMPT, made | asdict(attempt))
         after = change(before, now)
         self._move(db, before, after)
         values = {"owner": None, "settled_at": now, **values}
@@ -283,11 +248,10 @@ class Inbox(Store):
             due_at = now + values.pop("delay_s")
             values |= {"settled_at": None, "next_attempt_at": due_at if after.state == OPEN else after.hold_until}
         ours = self._update_ours(db, item, values)
-        follower = db.execute(_FOLLOWER, {"of_post": item.entity_id}).first() is not None
-        return Settled(ours, before, after, follower)
+        return Settled(ours, before, after, follower=bool(db.rows(_FOLLOWER, {"post": item.entity_id})))
 
     @together
-    def move_gate(self, db: sa.Connection, change: Callable[[Gate, float], Gate]) -> tuple[Gate, Gate]:
+    def move_gate(self, db: Connection, change: Callable[[Gate, float], Gate]) -> tuple[Gate, Gate]:
         """Changes the gate without an item; returns it before and after."""
         before, now = self._locked_gate(db)
         after = change(before, now)
@@ -299,76 +263,92 @@ class Inbox(Store):
     def counts(self) -> Counts:
         """How much is pending and parked."""
         with self.statement() as db:
-            waiting, oldest, now = db.execute(self._select_waiting).one()
-            parked = db.execute(_PARKED).scalar_one()
+            [(waiting, oldest, now)] = db.rows(_SELECT_WAITING)
+            [(parked,)] = db.rows(_COUNT_PARKED)
         return Counts(waiting, parked, max(0.0, now - oldest) if oldest is not None else None)
 
     def gate(self) -> tuple[Gate, float]:
         """The gate, and the seconds until it may open."""
         with self.statement() as db:
-            value, now = db.execute(self.select_memory, {"of_name": "gate"}).one()
+            [(value, now)] = db.rows(SELECT_FACT, _GATE)
         gate = Gate(**json.loads(value))
         return gate, gate.held_for(now)
 
     @together
-    def retry(self, db: sa.Connection, ids: Iterable[int] | None = None) -> int:
+    def retry(self, db: Connection, ids: Iterable[int] | None = None) -> int:
         """Has these parked items sent again, or all, with new words and after a look-up, and returns how many. One that
         could not even be read stays parked."""
         if ids is None:
-            return db.execute(self._retry_all).rowcount
-        return db.execute(self._retry, {"of_ids": list(ids)}).rowcount
+            return db.change(_RETRY)
+        among, values = listed(ids)
+        return db.change(f"{_RETRY} AND id IN {among}", values)
 
     @together
-    def discard(self, db: sa.Connection, ids: Iterable[int]) -> int:
+    def discard(self, db: Connection, ids: Iterable[int]) -> int:
         """Gives these parked items up, for good and without their text, and returns how many. Their rows stay, so
         that the same event does not come in again."""
-        return db.execute(self._discard, {"of_ids": list(ids)}).rowcount
+        among, values = listed(ids)
+        return db.change(_DISCARD + among, values)
 
     @together
-    def purge(self, db: sa.Connection, older_than_s: float) -> int:
+    def purge(self, db: Connection, older_than_s: float) -> int:
         """Empties delivered items of the customer's text, some of those that are old enough, and returns how many:
         call it until it is 0. Ids and ticket numbers stay, so that nothing is ever made twice."""
-        before = db.execute(self.select_now).scalar_one() - older_than_s
-        old = sa.select(items.c.id).where(still_full, items.c.settled_at < before).limit(PURGE_AT_ONCE)
-        old = old.with_for_update(skip_locked=True)  # another process may be at it
-        return db.execute(items.update().where(items.c.id.in_(old)).values(payload=EMPTIED, body=None)).rowcount
+        return db.change(_PURGE, {"before": now_of(db) - older_than_s})
 
     # Inside
 
-    def _insert_rows(self, rows: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    def _insert_rows(self, rows: Sequence[Row]) -> set[tuple[str, str]]:
         """Gives the event and the post of each row that was not there."""
-        if self._sqlite:
-            return self.write(lambda db: self._inserted(db, rows))
+        if self._database.ONE_WRITER:
+            return self.write(lambda db: self._insert(db, rows))
         with self.statement() as db:  # PostgreSQL commits for several connections together by itself
-            return self._inserted(db, rows)
+            return self._insert(db, rows)
 
-    def _inserted(self, db: sa.Connection, rows: list[dict[str, Any]]) -> set[tuple[str, str]]:
-        if self._sqlite and 1 < len(rows) <= IN_ONE_STATEMENT:
-            # Mostly none is known. To be told so row by row makes the thread wait for the others after each.
-            with suppress(sa.exc.IntegrityError):  # SQLite then takes back what this statement did, and only that
-                db.execute(self._insert_all, rows)
-                return {(row["event_uuid"], row["entity_id"]) for row in rows}
-        return {(row[0], row[1]) for row in db.execute(self._insert_unknown, rows)}
+    def _insert(self, db: Connection, rows: Sequence[Row]) -> set[tuple[str, str]]:
+        new: set[tuple[str, str]] = set()
+        for start in range(0, len(rows), AT_ONCE):
+            some = rows[start : start + AT_ONCE]
+            table, values = tabled(some, more=", :clock, :clock")
+            if self._database.ONE_WRITER and len(some) > 1:
+                # Mostly none is known. To be told so row by row makes the thread wait for the others after each.
+                with suppress(sqlite3.IntegrityError):  # SQLite then takes back what this statement did, and only that
+                    db.change(_INSERT + table, values)
+                    new |= {row[:2] for row in some}
+                    continue
+            new |= set(db.rows(_INSERT + table + _UNKNOWN, values))
+        return new
 
     def _claimed_values(self, item: Item, now: float, lease_s: float) -> dict[str, Any]:
         if item.request is None:
-            return {"of_id": item.id, "state": PARKED, "reason": WORDLESS}
+            return {"state": PARKED, "reason": WORDLESS}
         first_sent_at = now - (item.sent_s_ago or 0.0)
         lease = {"owner": self.owner, "attempts": item.attempts, "next_attempt_at": now + lease_s}
-        return {"of_id": item.id, **lease, "first_sent_at": first_sent_at, **_frozen(item.request)}
+        return {**lease, "first_sent_at": first_sent_at, **_frozen(item.request)}
 
-    def _update_ours(self, db: sa.Connection, item: Item, values: Mapping[str, Any]) -> bool:
+    def _update_ours(self, db: Connection, item: Item, values: Mapping[str, Any]) -> bool:
         ours = {"of_id": item.id, "of_owner": self.owner, "of_attempts": item.attempts}
-        return db.execute(_UPDATE_OURS, {**ours, **values}).rowcount == 1
+        return db.change(*_update(values, f"id = :of_id AND {_OURS} AND attempts = :of_attempts", **ours)) == 1
 
-    def _locked_gate(self, db: sa.Connection) -> tuple[Gate, float]:
+    def _locked_gate(self, db: Connection) -> tuple[Gate, float]:
         """The gate and the time. Its row is locked until the transaction ends: claims and settlements take turns."""
-        value, now = db.execute(self.select_memory_locked, {"of_name": "gate"}).one()
+        [(value, now)] = db.rows(SELECT_FACT_LOCKED, _GATE)
         return Gate(**json.loads(value)), now
 
-    def _move(self, db: sa.Connection, before: Gate, after: Gate) -> None:
+    def _move(self, db: Connection, before: Gate, after: Gate) -> None:
         if after != before:
-            db.execute(_UPDATE_GATE, {"gate": json.dumps(asdict(after))})
+            db.change(KEEP_FACT, _GATE | {"value": json.dumps(asdict(after))})
+
+
+def _row(item: NewItem) -> Row:
+    state = PARKED if item.reason else PENDING
+    return item.event_uuid, item.entity_id, item.source, item.request_id, item.json, state, item.reason
+
+
+def _update(values: Mapping[str, Any], condition: str, **named: Any) -> tuple[str, dict[str, Any]]:
+    """The statement that sets these columns, and all values that it names."""
+    columns = ", ".join(f"{name} = :{name}" for name in values)
+    return f"UPDATE inbox SET {columns} WHERE {condition}", {**values, **named}
 
 
 def _composed(item: Item, compose: Callable[[Item], Request]) -> Item:
@@ -382,20 +362,21 @@ def _composed(item: Item, compose: Callable[[Item], Request]) -> Item:
         return item
 
 
-def _claimed(row: sa.RowMapping, now: float, gate_version: int) -> Item:
-    body, first_sent_at = row["body"], row["first_sent_at"]
+def _claimed(row: Row, now: float, gate_version: int) -> Item:
+    item_id, event_uuid, entity_id, source, request_id, payload, received_at, attempts, first_sent_at, *rest = row
+    body, idempotency_key, note_on, post_ticket_id = rest
     return Item(
-        id=row["id"],
-        event_uuid=row["event_uuid"],
-        entity_id=row["entity_id"],
-        source=row["source"],
-        request_id=row["request_id"],
-        payload=json.loads(row["payload"]),
-        age_s=max(0.0, now - row["received_at"]),
-        attempts=row["attempts"] + 1,
+        id=item_id,
+        event_uuid=event_uuid,
+        entity_id=entity_id,
+        source=source,
+        request_id=request_id,
+        payload=json.loads(payload),
+        age_s=max(0.0, now - received_at),
+        attempts=attempts + 1,
         sent_s_ago=None if first_sent_at is None else now - first_sent_at,
-        request=None if body is None else Request(body.encode("ascii"), row["idempotency_key"], row["note_on"]),
-        post_ticket_id=row["post_ticket_id"],
+        request=None if body is None else Request(body.encode("ascii"), idempotency_key, note_on),
+        post_ticket_id=post_ticket_id,
         gate_version=gate_version,
     )
 

@@ -12,22 +12,19 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-import sqlalchemy as sa
-
+from database import listed
 from khoros_client import StreamItem, Unreadable
 from store import (
     DELIVERED,
     DISCARDED,
     EMPTIED,
+    IS_PARKED,
     PARKED,
     PENDING,
     REFUSED,
     RETRIED,
+    WAS_RETRIED,
     Store,
-    attempts,
-    is_in,
-    items,
-    was_retried,
 )
 from tickets import is_web_address
 
@@ -79,19 +76,19 @@ class Hour:
     parked: int = 0
 
 
-_COLUMNS = [items.c[field.name] for field in fields(Record) if field.name != "link"]
-_RECORDS = sa.select(*_COLUMNS, items.c.payload).order_by(items.c.id.desc()).limit(sa.bindparam("most"))
-_ATTEMPTS = (
-    sa.select(*(attempts.c[field.name] for field in fields(AttemptRecord)))
-    .where(attempts.c.item_id.in_(sa.bindparam("of_ids", expanding=True)))
-    .order_by(attempts.c.item_id, attempts.c.id)
-)
+_COLUMNS = [field.name for field in fields(Record) if field.name != "link"]
+_SELECT = f"SELECT {', '.join(_COLUMNS)}, payload FROM inbox"
+_LATEST = "ORDER BY id DESC LIMIT :most"
+_ATTEMPTS = f"SELECT {', '.join(field.name for field in fields(AttemptRecord))} FROM attempts"
 _COUNTED = (PENDING, PARKED, DISCARDED)  # few, and each with an index; the delivered are the rest
-_BY_STATE = sa.select(
-    sa.select(sa.func.count()).select_from(items).scalar_subquery(),
-    *(sa.select(sa.func.count()).where(is_in(state)).scalar_subquery() for state in _COUNTED),
+_BY_STATE = "SELECT (SELECT count(*) FROM inbox), " + ", ".join(
+    f"(SELECT count(*) FROM inbox WHERE state = '{state}')" for state in _COUNTED
 )
-_RETRIES = sa.select(attempts.c.outcome, sa.func.count()).where(was_retried).group_by(attempts.c.outcome)
+_RETRIES = f"SELECT outcome, count(*) FROM attempts WHERE {WAS_RETRIED} GROUP BY outcome"
+# PostgreSQL rounds a time to whole seconds, SQLite cuts off; both divide whole numbers into whole numbers.
+_HOUR = "(CAST(at AS BIGINT) - CAST(CAST(at AS BIGINT) > at AS INTEGER)) / 3600"
+_TRIED = f"SELECT {_HOUR}, outcome, count(*) FROM attempts WHERE at >= :since GROUP BY 1, 2"
+_UNREAD = f"SELECT received_at FROM inbox WHERE {IS_PARKED} AND attempts = 0 AND received_at >= :since"
 
 
 class Records:
@@ -102,64 +99,62 @@ class Records:
 
     def latest(self, state: str | None = None, most: int = 50) -> list[Record]:
         """The newest items, or the newest in one state."""
-        return self._records(_RECORDS.where(is_in(state)) if state else _RECORDS, most)
+        return self._records(f"WHERE state = '{state}'" if state in STATES else "", most)
 
     def find(self, name: str) -> list[Record]:
         """The items of one event uuid, post id or ticket number, newest first; a number may also be an item's."""
         if not name.isprintable():  # no id is like that, and PostgreSQL refuses NUL
             return []
-        same = [items.c.event_uuid == name, items.c.entity_id == name]
+        same = "event_uuid = :name OR entity_id = :name"
         if (its := number(name)) is not None:
-            same += [items.c.ticket_id == its, items.c.id == its]
-        return self._records(_RECORDS.where(sa.or_(*same)), FOUND_AT_MOST)
+            same += " OR ticket_id = :number OR id = :number"
+        return self._records(f"WHERE {same}", FOUND_AT_MOST, name=name, number=its)
 
     def item(self, item_id: int) -> Record | None:
         """One item by its number."""
-        found = self._records(_RECORDS.where(items.c.id == item_id), 1)
+        found = self._records("WHERE id = :id", 1, id=item_id)
         return found[0] if found else None
 
     def payload(self, item_id: int) -> Any:
         """What Khoros sent about an item, with the customer's text; None when it is no longer kept."""
         with self._store.statement() as db:
-            kept = db.execute(sa.select(items.c.payload).where(items.c.id == item_id)).scalar()
-        return None if kept in (None, EMPTIED) else json.loads(kept)
+            found = db.rows("SELECT payload FROM inbox WHERE id = :id", {"id": item_id})
+        return json.loads(found[0][0]) if found and found[0][0] != EMPTIED else None
 
     def attempts(self, item_ids: Iterable[int]) -> list[AttemptRecord]:
         """Every recorded attempt at these items, oldest first. A missing number is one that nobody lived to record."""
+        among, values = listed(item_ids)
         with self._store.statement() as db:
-            return [AttemptRecord(*row) for row in db.execute(_ATTEMPTS, {"of_ids": list(item_ids)})]
+            found = db.rows(f"{_ATTEMPTS} WHERE item_id IN {among} ORDER BY item_id, id", values)
+        return [AttemptRecord(*row) for row in found]
 
     def by_state(self) -> dict[str, int]:
         """How many items are in each state."""
         with self._store.statement() as db:
-            everything, *counts = db.execute(_BY_STATE).one()  # one statement, so that they fit together
+            [(everything, *counts)] = db.rows(_BY_STATE)  # one statement, so that they fit together
         return {DELIVERED: everything - sum(counts), **dict(zip(_COUNTED, counts, strict=True))}
 
     def retries(self) -> dict[str, int]:
         """How many attempts there were that had to be made again, by cause."""
         with self._store.statement() as db:
-            return dict.fromkeys(RETRIED, 0) | {outcome: count for outcome, count in db.execute(_RETRIES)}
+            return dict.fromkeys(RETRIED, 0) | dict(db.rows(_RETRIES))
 
     def hours(self) -> list[Hour]:
         """The last 24 hours, oldest first; the last one is under way."""
         now = self._store.now()
         first = int(now // 3600) - HOURS + 1
-        second = sa.cast(attempts.c.at, sa.BigInteger)  # PostgreSQL rounds, SQLite cuts off
-        hour = (second - sa.cast(second > attempts.c.at, sa.Integer)) // 3600
-        tried = sa.select(hour, attempts.c.outcome, sa.func.count()).where(attempts.c.at >= first * 3600)
-        unread = sa.select(items.c.received_at).where(is_in(PARKED), items.c.attempts == 0)
         counts: dict[int, dict[str, int]] = {first + n: {} for n in range(HOURS)}
         with self._store.statement() as db:
-            for at, outcome, count in db.execute(tried.group_by(hour, attempts.c.outcome)):
+            for at, outcome, count in db.rows(_TRIED, {"since": first * 3600}):
                 _add(counts, at, _kind(outcome), count)
-            for (at,) in db.execute(unread.where(items.c.received_at >= first * 3600)):
+            for (at,) in db.rows(_UNREAD, {"since": first * 3600}):
                 _add(counts, int(at // 3600), "parked", 1)
         return [Hour(at=at * 3600.0, **kinds) for at, kinds in counts.items()]
 
-    def _records(self, query: sa.Select[Any], most: int) -> list[Record]:
+    def _records(self, condition: str, most: int, **values: Any) -> list[Record]:
         with self._store.statement() as db:
-            rows = [dict(row) for row in db.execute(query, {"most": most}).mappings()]
-        return [Record(link=_link(row.pop("payload")), **row) for row in rows]
+            found = db.rows(f"{_SELECT} {condition} {_LATEST}", {**values, "most": most})
+        return [Record(link=_link(payload), **dict(zip(_COLUMNS, row, strict=True))) for *row, payload in found]
 
 
 def number(word: str) -> int | None:

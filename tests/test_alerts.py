@@ -33,13 +33,14 @@ from flask import Flask
 
 from alerts import MENDED_S, PATIENCE_S, QUIET_S, TURN_S, WELL, Alerts, Told, Trouble, due, troubles
 from config import Config
+from database import StoreUnavailable
 from gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED, Gate
 from inbox import Counts, Inbox, NewItem
 from outbound import TIMEOUT_S, Answer, Unavailable
 from sandbox.server import Dropped, Server
 from sandbox.zendesk import FakeZendesk
 from standing import Standing
-from store import PARKED, StoreUnavailable
+from store import PARKED
 from subscription import DELETED, FAILED, NO_ADDRESS, PAUSED, REFUSED, STARTING, SUBSCRIBED, Connection
 
 pytestmark = pytest.mark.usefixtures("clean_log")

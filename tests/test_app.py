@@ -93,16 +93,16 @@ def subscribed(inbox: Inbox, state: str = "subscribed", detail: str = "") -> Non
 def break_store(inbox: Inbox) -> None:
     """Lets every change fail, as a full disk does."""
     inbox.now()  # opens an empty database
-    with inbox._engine.begin() as db:
+    with inbox._database.transaction() as db:
         stop = "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
-        db.exec_driver_sql(f"CREATE TRIGGER full_inbox BEFORE INSERT ON inbox {stop}")
-        db.exec_driver_sql(f"CREATE TRIGGER full_memory BEFORE INSERT ON memory {stop}")
+        db.change(f"CREATE TRIGGER full_inbox BEFORE INSERT ON inbox {stop}")
+        db.change(f"CREATE TRIGGER full_memory BEFORE INSERT ON memory {stop}")
 
 
 def mend_store(inbox: Inbox) -> None:
-    with inbox._engine.begin() as db:
-        db.exec_driver_sql("DROP TRIGGER full_inbox")
-        db.exec_driver_sql("DROP TRIGGER full_memory")
+    with inbox._database.transaction() as db:
+        db.change("DROP TRIGGER full_inbox")
+        db.change("DROP TRIGGER full_memory")
 
 
 # The token
@@ -290,8 +290,8 @@ def test_an_authentic_but_unreadable_notification_is_answered_422_and_kept_parke
 
 def kept_payloads(inbox: Inbox) -> list[Any]:
     inbox.now()  # opens an empty database
-    with inbox._engine.begin() as db:
-        return [json.loads(row[0]) for row in db.exec_driver_sql("SELECT payload FROM inbox ORDER BY id")]
+    with inbox._database.transaction() as db:
+        return [json.loads(row[0]) for row in db.rows("SELECT payload FROM inbox ORDER BY id")]
 
 
 MALFORMED: list[bytes] = [
@@ -791,8 +791,8 @@ def test_a_store_that_fails_between_two_checks_is_down_in_health_and_said_on_the
     """The proof of writing is kept for two seconds; within them the reads fail."""
     assert client.get("/health").status_code == 200
     inbox = relay_of(app).inbox
-    with inbox._engine.begin() as db:
-        db.exec_driver_sql("UPDATE memory SET value = '99' WHERE name = 'schema_version'")
+    with inbox._database.transaction() as db:
+        db.change("UPDATE memory SET value = '99' WHERE name = 'schema_version'")
     inbox._opened = False
     health = client.get("/health")
     assert (health.status_code, health.get_json().get("status")) == (503, "down")

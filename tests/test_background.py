@@ -6,7 +6,7 @@ import pytest
 from conftest import TEXT, events, fields
 
 from background import FAULT_PAUSE_S, STORE_PAUSE_S, Loop
-from store import StoreUnavailable
+from database import StoreUnavailable
 
 pytestmark = pytest.mark.usefixtures("clean_log")
 

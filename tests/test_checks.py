@@ -388,14 +388,14 @@ def test_sqlite_on_a_dyno_is_warned_of(config: Config, new_app: Callable[[Config
 
 
 def test_postgresql_is_named(config: Config, emptied: Callable[[], str], new_app: Callable[[Config], Flask]) -> None:
-    url = emptied().replace("postgres://", "postgresql+psycopg://")
+    url = emptied().replace("postgres://", "postgresql://")
     assert found(new_app(replace(config, database_url=url)), DATABASE).found.startswith("PostgreSQL, writable; 0 del")
 
 
 def test_postgresql_out_of_reach_is_said_with_what_to_look_at(
     config: Config, new_app: Callable[[Config], Flask]
 ) -> None:
-    check = found(new_app(replace(config, database_url="postgresql+psycopg://u:made-up@127.0.0.1:9/x")), DATABASE)
+    check = found(new_app(replace(config, database_url="postgresql://u:made-up@127.0.0.1:9/x")), DATABASE)
     assert check.result == FAILED and "Connection refused" in check.found and "made-up" not in check.found
     assert check.to_do == "check DATABASE_URL, and that the database is up"
 

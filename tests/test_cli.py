@@ -29,13 +29,13 @@ from flask import Flask
 from flask.testing import FlaskCliRunner
 
 from config import Config
+from database import StoreUnavailable
 from gate import AUTH_BACKOFF_S, OUTAGE
 from inbox import Attempt, Inbox, NewItem
 from sandbox.khoros import FakeKhoros
 from sandbox.relay import free_port
 from sandbox.server import Server
 from sandbox.zendesk import FakeZendesk
-from store import StoreUnavailable
 
 pytestmark = pytest.mark.usefixtures("clean_log")
 

@@ -98,7 +98,7 @@ def test_every_variable_reaches_its_setting() -> None:
         api_token="zendesk-api-token",
         public_url="https://relay.acme.example",
         heroku_app_name="acme-relay",
-        database_url="postgresql+psycopg://me:pw@db.acme.example:5432/relay",
+        database_url="postgresql://me:pw@db.acme.example:5432/relay",
         khoros_url="http://127.0.0.1:8001/v2",
         external_id="ours",
         ticket_fields={"group_id": 123, "tags": ["social"], "metadata": {"from": "relay"}},
@@ -143,12 +143,8 @@ def test_every_variable_reaches_its_setting() -> None:
         pytest.param("ZENDESK_API_URL", "http://127.9.9.9:1", "zendesk_url", "http://127.9.9.9:1", id="127.0.0.0/8"),
         pytest.param("ZENDESK_API_URL", "http://[::1]:1", "zendesk_url", "http://[::1]:1", id="IPv6 loopback"),
         pytest.param("DATABASE_URL", "sqlite:////var/relay.db", "database_url", "sqlite:////var/relay.db", id="sqlite"),
-        pytest.param(
-            "DATABASE_URL", "postgresql://h/d", "database_url", "postgresql+psycopg://h/d", id="postgresql://"
-        ),
-        pytest.param(
-            "DATABASE_URL", "postgresql+psycopg://h/d", "database_url", "postgresql+psycopg://h/d", id="driver named"
-        ),
+        pytest.param("DATABASE_URL", "postgresql://h/d", "database_url", "postgresql://h/d", id="postgresql://"),
+        pytest.param("DATABASE_URL", "postgresql+psycopg://h/d", "database_url", "postgresql://h/d", id="driver named"),
         pytest.param("ZENDESK_COMMENT_PUBLIC", "YES", "comment_public", True, id="YES"),
         pytest.param("ZENDESK_COMMENT_PUBLIC", "1", "comment_public", True, id="1"),
         pytest.param("ZENDESK_COMMENT_PUBLIC", "No", "comment_public", False, id="No"),

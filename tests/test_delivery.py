@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 from conftest import Clock, new_item
 
+from database import StoreUnavailable
 from delivery import BREATH_S, CHECK_ID, CROWD, FEW, KEY_LIFE_S, LEASE_S, PARALLEL, Delivery
 from gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED
 from inbox import Claim, Inbox, Item, NewItem, Settled
@@ -20,7 +21,7 @@ from outbound import Unavailable
 from records import Records
 from sandbox.server import Server
 from sandbox.zendesk import FakeZendesk
-from store import PARKED, StoreUnavailable
+from store import PARKED
 from tickets import Style
 from zendesk_client import Ticket, ZendeskClient
 
@@ -397,8 +398,8 @@ def wait_for(done: Any, timeout_s: float = 10) -> None:
 
 
 def forget_everything(inbox: Inbox) -> None:
-    with inbox._engine.begin() as db:
-        db.exec_driver_sql("DELETE FROM inbox")
+    with inbox._database.transaction() as db:
+        db.change("DELETE FROM inbox")
 
 
 # When more than Zendesk fails

@@ -12,8 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
-from conftest import TOKEN, events, fields, in_a_loop, new_config, notification, relay_of, rows, sqlite_unless_asked
+from conftest import (
+    TOKEN,
+    events,
+    fields,
+    in_a_loop,
+    new_config,
+    notification,
+    relay_of,
+    rows,
+    sqlite_unless_asked,
+    watch,
+)
 from flask import Flask
 from flask.testing import FlaskClient
 
@@ -99,13 +109,8 @@ def counted_commits(inbox: Inbox) -> Iterator[list[str]]:
     """A list that grows with every statement that puts rows into the inbox."""
     found: list[str] = []
 
-    def count(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        if statement.startswith("INSERT INTO inbox"):
-            found.append(statement)
-
-    sa.event.listen(inbox._engine, "before_cursor_execute", count)
+    watch(inbox, lambda sql, _: found.append(sql) if sql.startswith("INSERT INTO inbox") else None)
     yield found
-    sa.event.remove(inbox._engine, "before_cursor_execute", count)
 
 
 @BOTH
@@ -211,14 +216,14 @@ def test_something_unforeseen_in_one_of_them_costs_that_one_only(
 def test_when_nothing_can_be_stored_all_are_told_to_send_it_again(
     way_in: Front, inbox: Inbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with inbox._engine.begin() as db:
-        db.exec_driver_sql("CREATE TRIGGER full BEFORE INSERT ON inbox BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+    with inbox._database.transaction() as db:
+        db.change("CREATE TRIGGER full BEFORE INSERT ON inbox BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
     senders = [Sender(notification(f"e{n}", f"p:{n}")) for n in range(3)]
     assert ask(way_in, *senders, Sender(b"{")) == [503, 503, 503, 400]
     assert (b"retry-after", b"5") in senders[0].sent[0]["headers"]
     assert events(caplog, "store_unavailable", "notification_accepted") == ["store_unavailable"] * 3
-    with inbox._engine.begin() as db:
-        db.exec_driver_sql("DROP TRIGGER full")
+    with inbox._database.transaction() as db:
+        db.change("DROP TRIGGER full")
     assert ask(way_in, *(Sender(notification(f"e{n}", f"p:{n}")) for n in range(3))) == [202] * 3
     assert len(rows(inbox)) == 3
 
@@ -228,7 +233,7 @@ def test_no_answer_comes_before_the_commit(way_in: Front, inbox: Inbox) -> None:
     sender = Sender(notification())
 
     async def held_up() -> None:
-        with inbox._engine.begin():
+        with inbox._database.transaction():
             answering = asyncio.create_task(way_in(sender.scope, sender.receive, sender.send))  # type: ignore[arg-type]
             done, _ = await asyncio.wait([answering], timeout=0.3)
             assert not done and not sender.sent
@@ -242,7 +247,7 @@ def test_a_sender_that_hangs_up_during_the_commit_costs_nobody_an_answer(way_in:
     senders = [Sender(notification(f"e{n}", f"p:{n}")) for n in range(3)]
 
     async def one_hangs_up() -> None:
-        with inbox._engine.begin():
+        with inbox._database.transaction():
             tasks = [asyncio.create_task(way_in(s.scope, s.receive, s.send)) for s in senders]  # type: ignore[arg-type]
             await asyncio.wait(tasks, timeout=0.1)
             tasks[1].cancel()
@@ -259,7 +264,7 @@ def test_what_waits_for_its_commit_counts_as_held_also_when_its_sender_has_hung_
 
     async def hangs_up() -> None:
         sender = Sender(notification())
-        with inbox._engine.begin():
+        with inbox._database.transaction():
             task = asyncio.create_task(way_in(sender.scope, sender.receive, sender.send))  # type: ignore[arg-type]
             await asyncio.wait([task], timeout=0.1)
             task.cancel()

@@ -9,14 +9,13 @@ from typing import Any
 
 import psycopg
 import pytest
-import sqlalchemy as sa
 from conftest import Clock, compose, engine_url, new_item
-from sqlalchemy import event
 
+from database import StoreUnavailable
 from gate import LIMITED, OPEN, OUTAGE, Gate
 from inbox import Inbox, Item, NewItem, Request
 from records import Records
-from store import DELIVERED, PARKED, PENDING, StoreUnavailable, items
+from store import DELIVERED, PARKED, PENDING
 
 LEASE_S = 15.0
 
@@ -64,14 +63,14 @@ def test_takes_a_thousand_posts_in_one_notification(inbox: Inbox) -> None:
 
 @pytest.mark.parametrize("count", [2, 100, 101, 1500])
 def test_one_among_many_that_is_known_costs_the_others_nothing(count: int, inbox: Inbox) -> None:
-    known = f"p:{count - 1:04}"  # the last to be put in
+    known, ids = f"p:{count - 1:04}", "SELECT id FROM inbox WHERE entity_id = :post"  # the last to be put in
     inbox.accept([new_item("e1", known)])
     with inbox.statement() as db:
-        before = db.execute(sa.select(items.c.id).where(items.c.entity_id == known)).scalar_one()
+        before = db.rows(ids, {"post": known})
     assert inbox.accept([new_item("e1", f"p:{n:04}") for n in range(count)]) == [True] * (count - 1) + [False]
     with inbox.statement() as db:
-        assert db.execute(sa.select(items.c.id).where(items.c.entity_id == known)).scalars().all() == [before]
-        assert db.execute(sa.select(sa.func.count()).select_from(items)).scalar_one() == count
+        assert db.rows(ids, {"post": known}) == before
+        assert db.rows("SELECT count(*) FROM inbox") == [(count,)]
 
 
 def test_a_claimed_item_is_not_claimed_again_before_its_lease_ends(inbox: Inbox, other: Inbox, clock: Clock) -> None:
@@ -337,9 +336,9 @@ def test_text_that_is_not_valid_unicode_can_be_kept(inbox: Inbox) -> None:
 
 def test_sqlite_waits_for_the_disk_at_every_commit(tmp_path: Path) -> None:
     inbox = Inbox(f"sqlite:///{tmp_path / 'relay.db'}")
-    with inbox._engine.begin() as db:
-        assert db.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        assert db.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+    with inbox._database.transaction() as db:
+        assert db.rows("PRAGMA journal_mode")[0][0] == "wal"
+        assert db.rows("PRAGMA synchronous")[0][0] == 2  # FULL
     inbox.close()
 
 
@@ -374,8 +373,12 @@ def test_a_connection_that_died_costs_no_notification(postgresql: Any) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["sqlite:////nowhere/at/all/relay.db", "postgresql+psycopg://relay:secret-word@127.0.0.1:1/relay"],
-    ids=["no such folder", "no server"],
+    [
+        "sqlite:////nowhere/at/all/relay.db",
+        "postgresql://relay:secret-word@127.0.0.1:1/relay",
+        "postgresqlx://relay:secret-word@h/d",
+    ],
+    ids=["no such folder", "no server", "no address"],
 )
 def test_a_store_that_cannot_be_opened_says_so_without_secrets(url: str) -> None:
     inbox = Inbox(url)
@@ -388,8 +391,14 @@ def test_a_store_that_cannot_be_opened_says_so_without_secrets(url: str) -> None
 def test_a_full_disk_is_an_error_and_not_a_loss(tmp_path: Path) -> None:
     inbox = Inbox(f"sqlite:///{tmp_path / 'relay.db'}")
     inbox.accept([new_item("e1")])
-    limit = "PRAGMA max_page_count = 30"
-    event.listen(inbox._engine, "connect", lambda connection, _: connection.execute(limit))
+    connect = inbox._database.connect
+
+    def limited() -> Any:
+        connection = connect()
+        connection.execute("PRAGMA max_page_count = 30")
+        return connection
+
+    inbox._database.connect = limited  # type: ignore[method-assign]
     inbox.close()  # the connections that it opens now have room for no more
     big = [NewItem(f"big-{n}", f"p:{n}", {"text": "x" * 20_000}) for n in range(20)]
     with pytest.raises(StoreUnavailable, match="full") as raised:

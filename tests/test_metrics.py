@@ -243,8 +243,8 @@ def test_the_page_tells_what_went_through_the_service(new_app: NewApp, config: C
 def test_a_full_disk_is_told_to_the_scraper(client: FlaskClient, app: Flask) -> None:
     inbox = relay_of(app).inbox
     assert client.get("/metrics", headers=HEADERS).status_code == 200
-    with inbox._engine.begin() as db:
+    with inbox._database.transaction() as db:
         stop = "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
-        db.exec_driver_sql(f"CREATE TRIGGER full_sums BEFORE INSERT ON sums {stop}")
+        db.change(f"CREATE TRIGGER full_sums BEFORE INSERT ON sums {stop}")
     inbox.tally("ignored")
     assert client.get("/metrics", headers=HEADERS).status_code == 503

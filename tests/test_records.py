@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
-from conftest import TEXT, Clock, compose, new_item, sqlite_unless_asked
+from conftest import TEXT, Clock, compose, new_item, sqlite_unless_asked, watch
 
+from database import StoreUnavailable
 from gate import LIMITED, OUTAGE, UNAUTHORISED, Gate
 from inbox import Attempt, Inbox, Item, NewItem
 from records import Hour, Records, number, span, utc
-from store import DELIVERED, DISCARDED, PARKED, PENDING, StoreUnavailable
+from store import DELIVERED, DISCARDED, PARKED, PENDING
 
 HOUR_S = 3600.0
 BOTH = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
@@ -143,8 +143,8 @@ def test_what_could_not_be_read_has_no_link_and_hides_nothing_else(
     payload: str, inbox: Inbox, records: Records
 ) -> None:
     inbox.accept([linked("https://x.example/1"), NewItem("e2", "", {}, reason="unreadable")])
-    with inbox._engine.begin() as db:
-        db.exec_driver_sql("UPDATE inbox SET payload = ? WHERE event_uuid = 'e2'", (payload,))
+    with inbox._database.transaction() as db:
+        db.change("UPDATE inbox SET payload = :payload WHERE event_uuid = 'e2'", {"payload": payload})
     assert [(record.event_uuid, record.link) for record in records.latest()][::-1] == [
         ("e2", None),
         ("e1", "https://x.example/1"),
@@ -192,10 +192,7 @@ def test_a_post_that_comes_in_meanwhile_is_never_counted_as_delivered(
     settle(inbox, "ticket_created")
     came = iter(range(1, 50))
 
-    @sa.event.listens_for(inbox._engine, "after_cursor_execute")
-    def meanwhile(*_: object) -> None:
-        other.accept([new_item(f"e{next(came)}", "p:1")])
-
+    watch(inbox, lambda *_: other.accept([new_item(f"e{next(came)}", "p:1")]))
     counts = records.by_state()
     assert next(came) > 1 and counts[DELIVERED] == 1
 

@@ -14,16 +14,17 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-import sqlalchemy as sa
 from conftest import Clock, engine_url, new_item
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from scripted import Account, Answer, Call, Crash, ScriptedZendesk, Task, pause
 
+from database import Database, Postgresql, Sqlite
 from delivery import LEASE_S, Delivery
 from gate import OPEN, Gate
 from inbox import Attempt, Claim, Inbox, Item, Request, Settled
@@ -48,9 +49,9 @@ class CrashingInbox(Inbox):
 
     dies_claiming = False
 
-    def __init__(self, engine: sa.Engine, clock: Clock) -> None:
-        super().__init__(engine.url.render_as_string(hide_password=False), clock)
-        self._engine = engine  # one for all histories: it keeps the compiled statements, and compiling takes longest
+    def __init__(self, database: Database, clock: Clock) -> None:
+        super().__init__("sqlite:///unused.db", clock)
+        self._database = database  # one for all histories: to connect takes longest
 
     def claim(self, free: int, lease_s: float, compose: Callable[[Item], Request]) -> Claim:
         def composed(item: Item) -> Request:
@@ -97,8 +98,8 @@ class Flight:
 class Worker:
     """A process: its own inbox, delivery and words. `flights` is what it has claimed and not yet put down."""
 
-    def __init__(self, engine: sa.Engine, clock: Clock, account: Account, release: int) -> None:
-        self.inbox = CrashingInbox(engine, clock)
+    def __init__(self, database: Database, clock: Clock, account: Account, release: int) -> None:
+        self.inbox = CrashingInbox(database, clock)
         style = Style("CreateCase", {"tags": [f"release_{release}"]})  # each release has other words
         self.delivery = Delivery(self.inbox, ScriptedZendesk(account), style)
         self.flights: list[Flight] = []
@@ -116,11 +117,11 @@ class Worker:
 class Histories(RuleBasedStateMachine):
     """Two workers, three posts, and whatever happens."""
 
-    engine: sa.Engine
+    database: Sqlite | Postgresql
 
     def __init__(self) -> None:
         super().__init__()
-        self.clock = Clock()
+        self.clock = self.database._clock = Clock()
         self.account = Account(self.clock)
         self.releases = itertools.count()
         self.workers = [self.new_worker() for _ in WORKERS]
@@ -129,11 +130,14 @@ class Histories(RuleBasedStateMachine):
         self.retried: set[int] = set()
 
     def new_worker(self) -> Worker:
-        return Worker(self.engine, self.clock, self.account, next(self.releases))
+        return Worker(self.database, self.clock, self.account, next(self.releases))
 
     def rows(self) -> dict[int, Any]:
-        with self.engine.connect() as db:
-            return {row.id: row for row in db.exec_driver_sql("SELECT * FROM inbox").all()}
+        with self.database.connection() as db:
+            found = db.driver.execute("SELECT * FROM inbox")
+            columns = [column[0] for column in found.description]
+            rows = [SimpleNamespace(**dict(zip(columns, row, strict=True))) for row in found.fetchall()]
+        return {row.id: row for row in rows}
 
     def flights(self) -> list[Flight]:
         return [flight for worker in self.workers for flight in worker.flights]
@@ -373,12 +377,12 @@ def run(url: str, histories: int) -> None:
     inbox.now()  # makes the tables
 
     class Emptied(Histories):
-        engine = inbox._engine
+        database = cast(Sqlite | Postgresql, inbox._database)
 
         def __init__(self) -> None:
-            with self.engine.begin() as db:
-                for table in sa.inspect(db).get_table_names():
-                    db.exec_driver_sql(f"DELETE FROM {table}")  # noqa: S608 - the table's own name
+            with self.database.transaction() as db:
+                for table in ("inbox", "attempts", "memory", "sums"):
+                    db.change(f"DELETE FROM {table}")  # noqa: S608 - the table's own name
             super().__init__()
 
     limits = settings(

@@ -37,13 +37,14 @@ from werkzeug.test import TestResponse
 
 import status
 from config import Config
+from database import StoreUnavailable
 from front import SECURE_HEADERS
 from gate import OUTAGE, UNAUTHORISED, Gate
 from inbox import Attempt, Inbox, NewItem
 from records import Hour
 from sandbox.zendesk import FakeZendesk
 from status import FORM_LIFE_S, PATHS, PLOT_HEIGHT, Plot
-from store import PARKED, StoreUnavailable
+from store import PARKED
 from subscription import Connection
 
 pytestmark = pytest.mark.usefixtures("clean_log")

@@ -13,21 +13,21 @@ from typing import Any
 
 import psycopg
 import pytest
-import sqlalchemy as sa
-from conftest import Clock, compose, engine_url, new_database, new_item, rows, wait_for
+from conftest import Clock, compose, engine_url, new_database, new_item, rows, wait_for, watch
 
+from database import Connection, StoreUnavailable
 from gate import Gate
 from inbox import Inbox
 from records import Records
-from store import BOUNDS_S, BUCKETS, INDEXES, StoreUnavailable
+from store import BOUNDS_S, BUCKETS, INDEXES
 
 
 def break_sums(inbox: Inbox) -> None:
     """Lets every change of the sums fail, as a full disk does."""
     inbox.now()  # opens an empty database
-    with inbox._engine.begin() as db:
+    with inbox._database.transaction() as db:
         stop = "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
-        db.exec_driver_sql(f"CREATE TRIGGER full_sums BEFORE INSERT ON sums {stop}")
+        db.change(f"CREATE TRIGGER full_sums BEFORE INSERT ON sums {stop}")
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def test_a_store_that_fails_costs_no_tally_and_counts_none_twice(sqlite_inbox: I
         with pytest.raises(StoreUnavailable):
             sqlite_inbox.save_tally()
     sqlite_inbox.tally("ignored")
-    with sqlite_inbox._engine.begin() as db:
-        db.exec_driver_sql("DROP TRIGGER full_sums")
+    with sqlite_inbox._database.transaction() as db:
+        db.change("DROP TRIGGER full_sums")
     assert sqlite_inbox.sums() == {"ignored": 4.0}
 
 
@@ -149,10 +149,10 @@ def make_first_release(url: str) -> None:
             postgresql.execute(script.encode())
 
 
-def indexes(inbox: Inbox) -> dict[str, set[str]]:
-    """The names of every table's indexes."""
-    found = sa.inspect(inbox._engine)
-    return {table: {str(index["name"]) for index in found.get_indexes(table)} for table in found.get_table_names()}
+def indexes(inbox: Inbox) -> set[str]:
+    """The names of all indexes."""
+    with inbox.statement() as db:
+        return {name for (name,) in db.rows(inbox._database.INDEX_NAMES)}
 
 
 def test_a_database_of_the_first_release_gets_the_tables_and_indexes_and_keeps_its_items(
@@ -165,8 +165,8 @@ def test_a_database_of_the_first_release_gets_the_tables_and_indexes_and_keeps_i
     assert inbox.recall("public_url") == "https://relay.example"
     assert inbox.recall("schema_version") == "1"  # so that the first release works on it after a rollback
     found = indexes(inbox)
-    assert set(INDEXES) <= found["inbox"] | found["attempts"]
-    assert "inbox_pending" not in found["inbox"]  # inbox_due does its work
+    assert set(INDEXES) <= found
+    assert "inbox_pending" not in found  # inbox_due does its work
     [again] = inbox.claim(8, 15, compose).items
     assert (again.event_uuid, again.post_ticket_id) == ("e3", 77)
     assert inbox.accept([new_item("e1", "p:1")]) == [False] and inbox.retry([2]) == 1
@@ -197,16 +197,12 @@ def plans(inbox: Inbox, call: Callable[[], object]) -> list[str]:
     """Every step in the database's plans for the SELECTs and UPDATEs that `call` runs."""
     ran: list[tuple[str, Any]] = []
 
-    def keep(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
-        if statement.startswith(("SELECT", "UPDATE")):
-            ran.append((statement, parameters))
-
-    sa.event.listen(inbox._engine, "before_cursor_execute", keep)
+    watch(inbox, lambda *statement: ran.append(statement))
     call()
-    sa.event.remove(inbox._engine, "before_cursor_execute", keep)
-    explain = "EXPLAIN QUERY PLAN" if inbox._engine.dialect.name == "sqlite" else "EXPLAIN"
-    with inbox._engine.connect() as db:
-        return [row[-1] for said, values in ran for row in db.exec_driver_sql(f"{explain} {said}", values)]
+    explain = "EXPLAIN QUERY PLAN" if inbox._database.ONE_WRITER else "EXPLAIN"
+    made = [(said, values) for said, values in ran if said.lstrip().startswith(("SELECT", "UPDATE"))]
+    with inbox.statement() as db:
+        return [row[-1] for said, values in made for row in db.driver.execute(f"{explain} {said}", values)]
 
 
 @pytest.fixture(params=["empty", "filled"])
@@ -215,9 +211,9 @@ def served(request: pytest.FixtureRequest, sqlite_inbox: Inbox) -> Inbox:
     sqlite_inbox.now()
     if request.param == "filled":
         sqlite_inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(200)])
-        with sqlite_inbox._engine.begin() as db:
-            db.exec_driver_sql("UPDATE inbox SET state = 'delivered', settled_at = 1, ticket_id = id WHERE id > 3")
-            db.exec_driver_sql("ANALYZE")
+        with sqlite_inbox._database.transaction() as db:
+            db.change("UPDATE inbox SET state = 'delivered', settled_at = 1, ticket_id = id WHERE id > 3")
+            db.change("ANALYZE")
     return sqlite_inbox
 
 
@@ -253,11 +249,11 @@ def surprised(postgresql: Any) -> Iterator[Inbox]:
     columns = "event_uuid, entity_id, source, payload, received_at, next_attempt_at, state, ticket_id"
     row = "'{}-' || n, 'p:{}-' || n, 'push', '{{}}', extract(epoch FROM now()), extract(epoch FROM now()), '{}', {}"
     fill = f"INSERT INTO inbox ({columns}) SELECT {row} FROM generate_series(1, {{}}) AS n"  # noqa: S608 - made of constants
-    with inbox._engine.begin() as db:
-        db.exec_driver_sql("ALTER TABLE inbox SET (autovacuum_enabled = false)")
-        db.exec_driver_sql(fill.format("old", "old", "delivered", "n", 5000))
-        db.exec_driver_sql("ANALYZE inbox")
-        db.exec_driver_sql(fill.format("new", "new", "pending", "NULL", 200))
+    with inbox._database.transaction() as db:
+        db.change("ALTER TABLE inbox SET (autovacuum_enabled = false)")
+        db.change(fill.format("old", "old", "delivered", "n", 5000))
+        db.change("ANALYZE inbox")
+        db.change(fill.format("new", "new", "pending", "NULL", 200))
     yield inbox
     inbox.close()
 
@@ -280,7 +276,7 @@ def test_the_waiting_are_counted_without_their_rows(surprised: Inbox) -> None:
 
 # Threads that write at the same time
 
-Work = Callable[[sa.Connection], Any]
+Work = Callable[[Connection], Any]
 
 
 @contextmanager
@@ -289,7 +285,7 @@ def writing_at_once(inbox: Inbox, works: list[Work]) -> Iterator[list[Future[Any
     inbox.now()  # opens the database
     begun, go_on = threading.Event(), threading.Event()
 
-    def hold(db: sa.Connection) -> None:
+    def hold(db: Connection) -> None:
         begun.set()
         go_on.wait(10)
 
@@ -304,7 +300,7 @@ def writing_at_once(inbox: Inbox, works: list[Work]) -> Iterator[list[Future[Any
 
 def test_what_several_threads_have_to_write_is_committed_together(inbox: Inbox) -> None:
     commits: list[None] = []
-    sa.event.listen(inbox._engine, "commit", lambda connection: commits.append(None))
+    watch(inbox, lambda sql, _: commits.append(None) if sql == "COMMIT" else None)
     works: list[Work] = [lambda db, n=n: n for n in range(5)]  # type: ignore[misc]  # mypy drops the default
     with writing_at_once(inbox, works) as waiting:
         commits.clear()
@@ -312,11 +308,11 @@ def test_what_several_threads_have_to_write_is_committed_together(inbox: Inbox) 
 
 
 def test_one_threads_failure_is_its_own(inbox: Inbox) -> None:
-    def fail(db: sa.Connection) -> None:
-        db.exec_driver_sql("SELECT nothing FROM nowhere")
+    def fail(db: Connection) -> None:
+        db.change("SELECT nothing FROM nowhere")
 
-    def keep(db: sa.Connection) -> None:
-        db.exec_driver_sql("INSERT INTO memory (name, value) VALUES ('kept', 'yes')")
+    def keep(db: Connection) -> None:
+        db.change("INSERT INTO memory (name, value) VALUES ('kept', 'yes')")
 
     with writing_at_once(inbox, [fail, keep]) as (failing, keeping):
         pass
@@ -327,7 +323,7 @@ def test_one_threads_failure_is_its_own(inbox: Inbox) -> None:
 
 
 def test_a_write_after_one_that_was_broken_off_is_done(inbox: Inbox) -> None:
-    def broken_off(db: sa.Connection) -> None:
+    def broken_off(db: Connection) -> None:
         raise SystemExit
 
     with pytest.raises(SystemExit):
@@ -340,4 +336,4 @@ def test_every_one_of_many_writes_at_once_is_committed_once(inbox: Inbox) -> Non
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: inbox.remember(f"n-{number}", "x"), range(200)))
     with inbox.statement() as db:
-        assert db.exec_driver_sql("SELECT count(*) FROM memory WHERE name LIKE 'n-%%'").scalar_one() == 200
+        assert db.rows("SELECT count(*) FROM memory WHERE name LIKE 'n-%'")[0][0] == 200

@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 import requests
-import sqlalchemy as sa
 from conftest import (
     TOKEN,
     Clock,
@@ -37,8 +36,8 @@ from conftest import (
 from flask import Flask
 from flask.testing import FlaskClient
 
-import store
 from config import Config
+from database import StoreUnavailable
 from delivery import LEASE_S, Delivery
 from gate import LIMITED
 from inbox import Inbox
@@ -46,7 +45,6 @@ from khoros_client import read_date
 from sandbox.relay import Relay
 from sandbox.server import Server
 from sandbox.zendesk import FakeZendesk
-from store import StoreUnavailable
 from tickets import Style
 from zendesk_client import ZendeskClient
 
@@ -386,9 +384,6 @@ def test_while_another_program_holds_the_file_all_who_wait_are_told_together(
     inbox.now()
     commit = inbox._commit
 
-    def impatient(connection: Any, _: object) -> None:
-        connection.execute("PRAGMA busy_timeout=300")
-
     def tried(jobs: list[Any]) -> None:
         tries.append(len(jobs))
         commit(jobs)
@@ -400,8 +395,8 @@ def test_while_another_program_holds_the_file_all_who_wait_are_told_together(
             return "is locked" in str(error)
         return False
 
-    inbox._engine.dispose()
-    sa.event.listen(inbox._engine, "connect", impatient, insert=True)
+    monkeypatch.setattr("database.LOCK_WAIT_S", 0.3)
+    inbox._database.forget()
     monkeypatch.setattr(inbox, "_commit", tried)
     with closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as other, ThreadPoolExecutor(4) as pool:
         other.execute("BEGIN IMMEDIATE")
@@ -428,7 +423,7 @@ def test_a_file_without_a_write_ahead_log_that_is_being_written_is_waited_for(tm
 def test_a_file_without_a_write_ahead_log_that_is_never_let_go_is_said_to_be_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr("database.LOCK_WAIT_S", 0.2)
     inbox = Inbox(f"sqlite:///{tmp_path / 'relay.db'}")
     with closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as other:
         other.execute("CREATE TABLE another (value)")

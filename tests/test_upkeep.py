@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from conftest import (
     TEXT,
     Clock,
@@ -25,12 +24,13 @@ from conftest import (
 )
 
 from alerts import Alerts
+from database import StoreUnavailable
 from delivery import Delivery
 from gate import Gate
 from inbox import PURGE_AT_ONCE, Attempt, Inbox, NewItem
 from records import Records
 from sandbox.zendesk import FakeZendesk
-from store import DELIVERED, PARKED, StoreUnavailable
+from store import DELIVERED, PARKED
 from tickets import Style
 from upkeep import PURGE_EVERY_S, STEP_S, Upkeep, purge
 from zendesk_client import ZendeskClient
@@ -62,8 +62,8 @@ def settle(inbox: Inbox, event: str, post: str, state: str = DELIVERED, **values
 def texts(inbox: Inbox) -> dict[str, tuple[bool, bool]]:
     """For each event: whether the customer's text is kept, and the words for Zendesk."""
     inbox.now()
-    with inbox._engine.begin() as db:
-        found = db.exec_driver_sql("SELECT event_uuid, payload, body FROM inbox ORDER BY id").all()
+    with inbox._database.transaction() as db:
+        found = db.rows("SELECT event_uuid, payload, body FROM inbox ORDER BY id")
     return {row[0]: (TEXT in row[1], row[2] is not None) for row in found}
 
 
@@ -142,8 +142,8 @@ def test_a_purge_empties_any_number_and_tells_how_many(
 ) -> None:
     many = 2 * PURGE_AT_ONCE + 3
     inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(many)])
-    with inbox._engine.begin() as db:
-        db.exec_driver_sql("UPDATE inbox SET state = 'delivered', settled_at = 1")
+    with inbox._database.transaction() as db:
+        db.change("UPDATE inbox SET state = 'delivered', settled_at = 1")
     assert inbox.purge(1) == PURGE_AT_ONCE
     assert purge(inbox, 1) == many - PURGE_AT_ONCE
     assert fields(caplog, "purged") == {"level": logging.INFO, "items": many - PURGE_AT_ONCE}
@@ -154,16 +154,12 @@ def test_a_purge_waits_for_no_other_on_postgresql(postgresql: Any, emptied: Call
     url = engine_url(emptied())
     inbox, other = Inbox(url, clock), Inbox(url, clock)
     inbox.accept([new_item("e1", "p:1"), new_item("e2", "p:2")])
-    with inbox._engine.begin() as db:
-        db.exec_driver_sql("UPDATE inbox SET state = 'delivered', settled_at = 1")
-
-    @sa.event.listens_for(other._engine, "connect")
-    def impatient(connection: Any, _: object) -> None:
-        connection.execute("SET lock_timeout = '2s'")
-        connection.commit()
-
-    with inbox._engine.begin() as db:
-        db.exec_driver_sql("UPDATE inbox SET payload = '{}' WHERE event_uuid = 'e1'")
+    with inbox._database.transaction() as db:
+        db.change("UPDATE inbox SET state = 'delivered', settled_at = 1")
+    with other.statement() as db:  # its one connection
+        db.change("SET lock_timeout = '2s'")
+    with inbox._database.transaction() as db:
+        db.change("UPDATE inbox SET payload = '{}' WHERE event_uuid = 'e1'")
         assert other.purge(1) == 1
     assert other.purge(1) == 0
     inbox.close()
@@ -202,8 +198,8 @@ def test_a_purge_comes_at_the_start_and_every_hour(inbox: Inbox, clock: Clock) -
     upkeep.step()
     assert texts(inbox)["e1"] == (False, False)
     settle(inbox, "e2", "p:2", ticket_id=2)
-    with inbox._engine.begin() as db:
-        db.exec_driver_sql("UPDATE inbox SET settled_at = 1 WHERE event_uuid = 'e2'")
+    with inbox._database.transaction() as db:
+        db.change("UPDATE inbox SET settled_at = 1 WHERE event_uuid = 'e2'")
     clock.advance(PURGE_EVERY_S - 1)
     upkeep.step()
     assert texts(inbox)["e2"] == (True, True)
@@ -217,8 +213,8 @@ def test_a_clock_set_back_does_not_put_the_purge_off(inbox: Inbox, clock: Clock)
     upkeep.step()
     clock.advance(-40 * DAY_S)
     settle(inbox, "e1", "p:1", ticket_id=1)
-    with inbox._engine.begin() as db:
-        db.exec_driver_sql("UPDATE inbox SET settled_at = 1")
+    with inbox._database.transaction() as db:
+        db.change("UPDATE inbox SET settled_at = 1")
     upkeep.step()
     assert texts(inbox)["e1"] == (False, False)
 
@@ -226,14 +222,14 @@ def test_a_clock_set_back_does_not_put_the_purge_off(inbox: Inbox, clock: Clock)
 def test_a_purge_that_failed_is_tried_again_at_the_next_step(inbox: Inbox, clock: Clock) -> None:
     settle(inbox, "e1", "p:1", ticket_id=1)
     clock.advance(31 * DAY_S)
-    with inbox._engine.begin() as db:
+    with inbox._database.transaction() as db:
         stop = "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
-        db.exec_driver_sql(f"CREATE TRIGGER full_inbox BEFORE UPDATE ON inbox {stop}")
+        db.change(f"CREATE TRIGGER full_inbox BEFORE UPDATE ON inbox {stop}")
     upkeep = new_upkeep(inbox)
     with pytest.raises(StoreUnavailable):
         upkeep.step()
-    with inbox._engine.begin() as db:
-        db.exec_driver_sql("DROP TRIGGER full_inbox")
+    with inbox._database.transaction() as db:
+        db.change("DROP TRIGGER full_inbox")
     upkeep.step()
     assert texts(inbox)["e1"] == (False, False)
 

@@ -353,7 +353,7 @@ begun = []
 relay = SimpleNamespace(start=lambda: begun.append(gc.get_freeze_count() > 10_000))
 settings["post_worker_init"](SimpleNamespace(wsgi=SimpleNamespace(extensions={"relay": relay})))
 print(begun, gc.isenabled(), gc.get_threshold()[0])
-print([name for name in ("charset_normalizer", "sqlalchemy.dialects.postgresql") if sys.modules.get(name)])
+print([name for name in ("charset_normalizer", "psycopg") if sys.modules.get(name)])
 print(len(sys.modules["gunicorn.asgi.protocol"]._CHUNK_PREFIXES))
 """
 
