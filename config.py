@@ -242,7 +242,9 @@ def _database_url(value: str) -> str:
         raise ValueError("is not a database address")
     if kind == "sqlite":
         if not re.fullmatch(r"/[^?]+", rest) or ":memory:" in rest:
-            raise ValueError("must name a file, sqlite:///FILE: what is kept in memory is lost at the next restart")
+            raise ValueError(
+                "must name a file, sqlite:///FILE without a ?: what is kept in memory is lost at the next restart"
+            )
         return value
     if kind not in ("postgres", "postgresql", "postgresql+psycopg"):
         raise ValueError("must begin with sqlite:/// or postgres://")

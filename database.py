@@ -1,9 +1,8 @@
 """SQLite or PostgreSQL: connections, and the same SQL for both.
 
-A statement names its values, like :name. Two things differ between the databases and are put right here: `:clock`, the
-time in seconds since 1970, is PostgreSQL's own there; and FOR UPDATE, at the end of a SELECT, is left out for SQLite,
-where a transaction that writes is alone in any case. The drivers are sqlite3 (https://docs.python.org/3/library/sqlite3.html)
-and psycopg (https://www.psycopg.org/psycopg3/docs/).
+A statement names its values, like :name. `:clock` is the time in seconds since 1970, on PostgreSQL the server's own.
+FOR UPDATE, at the end of a SELECT, is for PostgreSQL; SQLite has one writer at a time in any case. The drivers are
+sqlite3 (https://docs.python.org/3/library/sqlite3.html) and psycopg (https://www.psycopg.org/psycopg3/docs/).
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ _GATE = {"name": "gate"}
 _OURS = f"{STILL_PENDING} AND owner = :of_owner"
 _INSERT = """INSERT INTO inbox
     (event_uuid, entity_id, source, request_id, payload, state, reason, received_at, next_attempt_at) VALUES """
-_UNKNOWN = " ON CONFLICT (event_uuid, entity_id) DO NOTHING RETURNING event_uuid, entity_id"
+_UNKNOWN = " ON CONFLICT DO NOTHING RETURNING event_uuid, entity_id"
 _INSERT_ATTEMPT = """INSERT INTO attempts
     (item_id, number, at, took_s, outcome, status, code, zendesk_request_id) VALUES
     (:item_id, :number, :at, :took_s, :outcome, :status, :code, :zendesk_request_id)"""
@@ -169,6 +169,8 @@ class Inbox(Store):
     def accept(self, items: Sequence[NewItem]) -> list[bool]:
         """Commits the items and tells of each whether it was new: the same event of the same post is not kept twice."""
         rows = [_row(item) for item in sorted(items, key=lambda item: item.entity_id)]  # one order: deadlocks are rare
+        if not rows:
+            return []
         try:
             new = self._insert_rows(rows)
         except StoreUnavailable:  # a connection may just have died; the same rows a second time do no harm

@@ -33,7 +33,7 @@ BUCKETS = (*map(str, BOUNDS_S), "+Inf")
 EMPTIED = "{}"  # the payload of an item whose customer's text is no longer kept
 MOVED = "another database lies where DATABASE_URL leads, or none; stop the relay and put the one before back"
 
-# {id} numbers the rows. What an earlier release has made is the same.
+# {id} numbers the rows. Earlier releases have made the same tables.
 TABLES = (
     """CREATE TABLE IF NOT EXISTS inbox (
         id {id},
@@ -70,6 +70,7 @@ TABLES = (
     "CREATE TABLE IF NOT EXISTS memory (name VARCHAR(50) NOT NULL PRIMARY KEY, value TEXT)",
     "CREATE TABLE IF NOT EXISTS sums (name VARCHAR(50) NOT NULL PRIMARY KEY, value DOUBLE PRECISION NOT NULL)",
 )
+# These stand in the statements' own text: with a value in a word's place no partial index would serve.
 IS_PENDING = f"state = '{PENDING}'"
 IS_PARKED = f"state = '{PARKED}'"
 STILL_FULL = f"state = '{DELIVERED}' AND payload <> '{EMPTIED}'"

@@ -76,7 +76,7 @@ def test_many_rows_go_in_by_one_statement(db: Database) -> None:
     assert words(db) == ["one", "two", None, "it's $1 :id %s ?"]
 
 
-def test_the_clock_is_the_time(db: Database, tmp_path: Path) -> None:
+def test_the_clock_is_the_time(db: Database) -> None:
     with db.connection() as connection:
         [(first,)], [(then,)] = connection.rows("SELECT :clock"), connection.rows("SELECT :clock")
     assert isinstance(first, float) and 1.7e9 < first <= then

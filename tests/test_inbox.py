@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import Clock, compose, engine_url, new_item
+from conftest import Clock, compose, engine_url, new_item, watch
 
 from database import StoreUnavailable
 from gate import LIMITED, OPEN, OUTAGE, Gate
@@ -55,6 +55,13 @@ def test_keeps_the_same_event_once_when_it_comes_twenty_times_at_once(inbox: Inb
 
     with ThreadPoolExecutor(20) as pool:
         assert sum(pool.map(call, range(20))) == 3
+
+
+def test_nothing_to_keep_is_no_commit(inbox: Inbox) -> None:
+    inbox.now()
+    said: list[str] = []
+    watch(inbox, lambda sql, _: said.append(sql))
+    assert (inbox.accept([]), said) == ([], [])
 
 
 def test_takes_a_thousand_posts_in_one_notification(inbox: Inbox) -> None:
