@@ -172,20 +172,22 @@ class Delivery:
         return self._note(self._refrozen(item, note), ticket_id)
 
     def _instead_of_note(self, item: Item, ticket_id: int, refusal: Rejected) -> Sent:
-        """A closed ticket takes no note and gets a follow-up; for one that was deleted a new ticket is made. Unless
-        another item of the post has had that done already: then the note goes there."""
+        """A closed ticket takes no note and gets a follow-up; for one that was deleted a new ticket is made. When
+        another item of the post has had that done already, the note goes there, or that one is followed up."""
         tickets = self._zendesk.find_tickets(item.entity_id)
         status = {ticket.id: ticket.status for ticket in tickets}.get(ticket_id, "deleted")
         if not status and "status" in (refusal.code or ""):
             status = "closed"  # the list does not say, but the status is what the note was refused for
         if status not in ("closed", "deleted"):
             raise refusal
-        if tickets and tickets[0].id > ticket_id and tickets[0].status != "closed":
-            return self._note_instead(item, tickets[0].id)
-        exists = status == "closed"
-        body = ticket_body(_post(item), self._style, follow_up_of=ticket_id if exists else None)
+        if tickets and tickets[0].id > ticket_id:
+            ticket_id, status = tickets[0].id, tickets[0].status
+        if status not in ("closed", "deleted"):
+            return self._note_instead(item, ticket_id)
+        follows = ticket_id if status == "closed" else None
+        body = ticket_body(_post(item), self._style, follow_up_of=follows)
         item = self._refrozen(item, Request(body, _key(item, "instead", ticket_id, item.attempts)))
-        return self._create(item, "follow_up_created" if exists else "ticket_created")
+        return self._create(item, "follow_up_created" if follows else "ticket_created")
 
     def _refrozen(self, item: Item, request: Request) -> Item:
         renewed = self._inbox.refreeze(item, request, LEASE_S)

@@ -752,6 +752,30 @@ def test_a_note_for_a_ticket_that_was_followed_up_meanwhile_goes_on_the_follow_u
     assert "e1" in follow_up.comments[0].html_body and "e3" in follow_up.comments[1].html_body
 
 
+def test_a_note_for_a_deleted_ticket_whose_successor_was_closed_follows_up_the_successor(
+    delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    inbox.accept([new_item("e1")])
+    drain(delivery, clock)
+    zendesk.faults.fail(1, 422, method="PUT")
+    inbox.accept([new_item("e2")])
+    drain(delivery, clock)  # e2 is parked
+    zendesk.delete_ticket(zendesk.tickets[0].id)
+    zendesk.faults.reset(1, method="PUT")
+    inbox.accept([new_item("e3")])
+    delivery.deliver_due()  # e3 is frozen as a note on the deleted ticket
+    retry(inbox)
+    clock.advance(5)
+    delivery.deliver_due()
+    [successor] = zendesk.tickets
+    assert "e2" in successor.comments[0].html_body
+    zendesk.close_ticket(successor.id)
+    drain(delivery, clock)
+    _, follow_up = zendesk.tickets
+    assert "e3" in follow_up.comments[0].html_body
+    assert follow_up.fields["via_followup_source_id"] == successor.id
+
+
 def test_a_follow_up_that_was_refused_is_sent_again_under_another_key(
     delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock
 ) -> None:
