@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 import click
 
@@ -241,24 +241,29 @@ def _database_url(value: str) -> str:
     if not there:
         raise ValueError("is not a database address")
     if kind == "sqlite":
-        if not re.fullmatch(r"/[^?]+", rest) or ":memory:" in rest:
-            raise ValueError(
-                "must name a file, sqlite:///FILE without a ?: what is kept in memory is lost at the next restart"
-            )
+        if not re.fullmatch(r"/.+", rest) or ":memory:" in rest:
+            raise ValueError("must name a file: what is kept in memory is lost at the next restart")
+        if "?" in rest:
+            raise ValueError("must end with the name of a file, in which ? is not allowed")
         return value
     if kind not in ("postgres", "postgresql", "postgresql+psycopg"):
         raise ValueError("must begin with sqlite:/// or postgres://")
     from psycopg import ProgrammingError  # 9 MB that a relay on SQLite does not need
     from psycopg.conninfo import conninfo_to_dict
 
-    address = f"postgresql://{rest}"
     try:
+        address = "postgresql://" + re.sub(r"^([^:@/?]*):([^?]*)@", _quoted, rest)
         ports = str(conninfo_to_dict(address).get("port", ""))
-    except ProgrammingError:  # it would repeat the password
+    except (ProgrammingError, UnicodeError):  # it would repeat the password
         raise ValueError("is not a database address") from None
     if not re.fullmatch(r"[0-9,]*", ports):
         raise ValueError("is not a database address")
     return address
+
+
+def _quoted(login: re.Match[str]) -> str:
+    """User and password, whose signs may stand as they are or, as PostgreSQL wants them, as %XX."""
+    return f"{login[1]}:{quote(unquote_to_bytes(login[2]), safe='')}@"
 
 
 def _ticket_fields(value: str) -> dict[str, Any]:

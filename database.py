@@ -24,7 +24,7 @@ Row = tuple[Any, ...]
 Values = Mapping[str, Any]
 LOCK_WAIT_S = 5.0  # for another program that holds the SQLite file
 PLACE_WAIT_S = 5.0  # for a connection, when all are in use
-_NAME = re.compile(r"(?<!\w):([a-z]\w*)")
+_NAME = re.compile(r"(?<![\w:]):([a-z]\w*)")
 _NONE: Values = {}
 
 # What the drivers say, and what a person can do about it.
@@ -45,6 +45,10 @@ REMEDIES = (
 
 class StoreUnavailable(Exception):
     """The database did not keep or give what it should: down, full, read-only or of a later release. Try again."""
+
+
+class NoneFree(StoreUnavailable):
+    """All connections were in use for too long. There may be nothing wrong with them."""
 
 
 class Connection:
@@ -71,7 +75,7 @@ class Database(ABC):
     ONE_WRITER: ClassVar[bool]  # at a time: threads do better to write together
     BEGIN: ClassVar[str]
     ID: ClassVar[str]  # the type of a column that numbers its rows
-    INDEX_NAMES: ClassVar[str]
+    NAMES: ClassVar[str]  # selects the names of the tables and indexes
     errors: tuple[type[Exception], ...]
 
     def __init__(self) -> None:
@@ -99,15 +103,18 @@ class Database(ABC):
     def connection(self) -> Iterator[Connection]:
         """A connection for statements that each count for themselves. Raises StoreUnavailable."""
         if not self._places.acquire(timeout=PLACE_WAIT_S):
-            raise StoreUnavailable(f"all {self.MOST} connections were in use for {PLACE_WAIT_S:g} s")
+            raise NoneFree(f"all {self.MOST} connections were in use for {PLACE_WAIT_S:g} s")
         try:
             db = self._taken()
             try:
                 yield db
             except BaseException:
-                db.driver.close()  # nobody knows what state it is in
+                db.driver.close()  # whatever state it is in
                 raise
-            self._free.append(db)
+            if db.era == self._era:
+                self._free.append(db)
+            else:
+                db.driver.close()  # it was forgotten meanwhile
         except self.errors as error:
             raise StoreUnavailable(_cause(error)) from error
         finally:
@@ -128,21 +135,18 @@ class Database(ABC):
                 raise
 
     def forget(self) -> None:
-        """Uses no connection again that was made before: what it knows of the database may be wrong."""
+        """Uses no connection again that was made before, not even one that is in use now."""
         self._era += 1
         with suppress(IndexError):
             while True:
                 self._free.pop().driver.close()
 
     def _taken(self) -> Connection:
-        with suppress(IndexError):
-            while True:
-                db = self._free.pop()
-                if db.era == self._era:
-                    return db
-                db.driver.close()  # it was in use while it was forgotten
         era = self._era
-        return Connection(self.connect(), self.put, era)
+        try:
+            return self._free.pop()
+        except IndexError:
+            return Connection(self.connect(), self.put, era)
 
 
 class Sqlite(Database):
@@ -152,7 +156,7 @@ class Sqlite(Database):
     ONE_WRITER = True
     BEGIN = "BEGIN IMMEDIATE"  # as a writer: one that only became it later could be refused
     ID = "INTEGER NOT NULL PRIMARY KEY"
-    INDEX_NAMES = "SELECT name FROM sqlite_master WHERE type = 'index'"
+    NAMES = "SELECT name FROM sqlite_master"
     errors = (sqlite3.Error,)
 
     def __init__(self, url: str, clock: Callable[[], float]) -> None:
@@ -192,7 +196,8 @@ class Postgresql(Database):
     ONE_WRITER = False
     BEGIN = "BEGIN"
     ID = "BIGSERIAL NOT NULL PRIMARY KEY"
-    INDEX_NAMES = "SELECT indexname FROM pg_indexes WHERE schemaname = current_schema()"
+    # In whichever schema they are: a role need not be allowed to make what it may use.
+    NAMES = "SELECT relname FROM pg_class WHERE pg_table_is_visible(oid) AND relnamespace <> 'pg_catalog'::regnamespace"
     _SCHEMA_LOCK = 7_265_011_701  # any number that is only ours
     # A server that is gone without a word (a failover, a lost route) is noticed within half a minute.
     _OPTIONS: ClassVar[dict[str, Any]] = {

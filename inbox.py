@@ -34,7 +34,7 @@ from store import (
 )
 
 WORDLESS = "the post cannot be put into a ticket"
-AT_ONCE = 100  # rows in one statement
+AT_ONCE = 100  # rows in one statement: SQLite may be built for 999 values at most, and each has nine
 PURGE_AT_ONCE = 500  # rows in one transaction, so that none waits long behind them
 
 _GATE = {"name": "gate"}
@@ -302,7 +302,7 @@ class Inbox(Store):
 
     def _insert_rows(self, rows: Sequence[Row]) -> set[tuple[str, str]]:
         """Gives the event and the post of each row that was not there."""
-        if self._database.ONE_WRITER:
+        if self._database.ONE_WRITER or len(rows) > AT_ONCE:
             return self.write(lambda db: self._insert(db, rows))
         with self.statement() as db:  # PostgreSQL commits for several connections together by itself
             return self._insert(db, rows)

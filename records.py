@@ -99,7 +99,9 @@ class Records:
 
     def latest(self, state: str | None = None, most: int = 50) -> list[Record]:
         """The newest items, or the newest in one state."""
-        return self._records(f"WHERE state = '{state}'" if state in STATES else "", most)
+        if state not in (None, *STATES):
+            return []
+        return self._records(f"WHERE state = '{state}'" if state else "", most)
 
     def find(self, name: str) -> list[Record]:
         """The items of one event uuid, post id or ticket number, newest first; a number may also be an item's."""

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from database import Connection, StoreUnavailable, database, tabled
+from database import Connection, NoneFree, StoreUnavailable, database, tabled
 from gate import LIMITED, OUTAGE, UNAUTHORISED, Gate
 from logfmt import event
 
@@ -33,9 +33,9 @@ BUCKETS = (*map(str, BOUNDS_S), "+Inf")
 EMPTIED = "{}"  # the payload of an item whose customer's text is no longer kept
 MOVED = "another database lies where DATABASE_URL leads, or none; stop the relay and put the one before back"
 
-# {id} numbers the rows. Earlier releases have made the same tables.
-TABLES = (
-    """CREATE TABLE IF NOT EXISTS inbox (
+# {id} numbers the rows. Earlier releases have made tables that do the same.
+TABLES = {
+    "inbox": """(
         id {id},
         event_uuid VARCHAR(255) NOT NULL,
         entity_id VARCHAR(255) NOT NULL,  -- the post; Zendesk's external_id
@@ -56,7 +56,7 @@ TABLES = (
         settled_at DOUBLE PRECISION,
         CONSTRAINT inbox_one_row_per_event_and_post UNIQUE (event_uuid, entity_id)
     )""",
-    """CREATE TABLE IF NOT EXISTS attempts (
+    "attempts": """(
         id {id},
         item_id BIGINT NOT NULL,
         number INTEGER NOT NULL,  -- the item's attempts then; a gap: no answer was recorded
@@ -67,9 +67,9 @@ TABLES = (
         code VARCHAR(500),  -- Zendesk's error code
         zendesk_request_id VARCHAR(255)
     )""",
-    "CREATE TABLE IF NOT EXISTS memory (name VARCHAR(50) NOT NULL PRIMARY KEY, value TEXT)",
-    "CREATE TABLE IF NOT EXISTS sums (name VARCHAR(50) NOT NULL PRIMARY KEY, value DOUBLE PRECISION NOT NULL)",
-)
+    "memory": "(name VARCHAR(50) NOT NULL PRIMARY KEY, value TEXT)",
+    "sums": "(name VARCHAR(50) NOT NULL PRIMARY KEY, value DOUBLE PRECISION NOT NULL)",
+}
 # These stand in the statements' own text: with a value in a word's place no partial index would serve.
 IS_PENDING = f"state = '{PENDING}'"
 IS_PARKED = f"state = '{PARKED}'"
@@ -144,8 +144,9 @@ class Store:
     def recall(self, name: str) -> str | None:
         """The fact kept under `name`."""
         with self.statement() as db:
-            found = db.rows(SELECT_FACT, {"name": name})
-        return str(found[0][0]) if found else None
+            found = db.rows("SELECT value FROM memory WHERE name = :name", {"name": name})
+        value: str | None = found[0][0] if found else None
+        return value
 
     @together
     def take_turn(self, db: Connection, name: str, for_s: float) -> bool:
@@ -230,7 +231,7 @@ class Store:
             yield db
 
     def close(self) -> None:
-        """Gives back every connection."""
+        """Gives back every connection, those in use when they are free."""
         self._database.forget()
 
     # Inside
@@ -241,7 +242,7 @@ class Store:
             self._commit(jobs)
         except Exception as error:
             for job in jobs:
-                if _locked(error):  # each alone would wait as long again, and the last for all of them
+                if isinstance(error, NoneFree) or _locked(error):  # each alone would wait as long again
                     job.error, job.done = error, True
                 else:
                     self._commit_alone(job)
@@ -259,13 +260,14 @@ class Store:
                 self._waiting[0].turn.set()
 
     def _commit(self, jobs: list[_Job]) -> None:
+        opened, before = self._opened, self._opened_file  # another thread may find the database gone meanwhile
         with self._told():
             with self._database.transaction() as db:
-                if not self._opened:
+                if not opened:
                     self._open(db)
                 results = [job.work(db) for job in jobs]
             file = self._database.file()
-            if self._opened and file != self._opened_file:
+            if opened and file != before:
                 event("database_moved", logging.ERROR, reason=MOVED)
                 raise StoreUnavailable(MOVED)  # the work was kept where nobody will look; it is tried again
             self._opened, self._opened_file = True, file
@@ -282,22 +284,27 @@ class Store:
     def _told(self) -> Iterator[None]:
         try:
             yield
+        except NoneFree:
+            raise
         except StoreUnavailable:
+            # Connections of before may lead to a server that is gone, or to a file that was moved or read-only then.
+            self._database.forget()
             self._opened = False
-            self._database.forget()  # an SQLite connection keeps the file it has opened, and that it was read-only
             raise
 
     def _open(self, db: Connection) -> None:
         """Makes the tables of an empty database, and the tables and indexes an earlier release did not have. Those do
         no harm to it, so that a rollback works; a release that changes more raises SCHEMA_VERSION and does it here."""
         self._database.lock_schema(db)
-        for table in TABLES:
-            db.change(table.format(id=self._database.ID))
-        there = {name for (name,) in db.rows(self._database.INDEX_NAMES)}
+        there = {name for (name,) in db.rows(self._database.NAMES)}
+        for name, columns in TABLES.items():
+            if name not in there:
+                db.change(f"CREATE TABLE {name} {columns.format(id=self._database.ID)}")
         for name, columns in INDEXES.items():
             if name not in there:
                 db.change(f"CREATE INDEX {name} ON {columns}")
-        db.change("DROP INDEX IF EXISTS inbox_pending")  # an earlier release's; inbox_due does its work
+        if "inbox_pending" in there:  # an earlier release's; inbox_due does its work
+            db.change("DROP INDEX inbox_pending")
         for name, value in (("schema_version", str(SCHEMA_VERSION)), ("gate", json.dumps(asdict(Gate())))):
             db.change(INSERT_FACT, {"name": name, "value": value})
         version = int(db.rows(SELECT_FACT, {"name": "schema_version"})[0][0])

@@ -110,14 +110,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return new_database(request.getfixturevalue("postgresql"))
 
 
-def engine_url(url: str) -> str:
-    """The address as config.py hands it to the inbox."""
-    return url.replace("postgres://", "postgresql://")
-
-
 @pytest.fixture
 def inbox(database_url: str, clock: Clock) -> Iterator[Inbox]:
-    inbox = Inbox(engine_url(database_url), clock)
+    inbox = Inbox(database_url, clock)
     yield inbox
     inbox.close()
 
@@ -233,7 +228,7 @@ def zendesk(clock: Clock) -> Iterator[FakeZendesk]:
 
 @pytest.fixture
 def config(database_url: str) -> Config:
-    return new_config(database_url=engine_url(database_url))
+    return new_config(database_url=database_url)
 
 
 class FrontClient(FlaskClient):
@@ -303,7 +298,7 @@ def new_app(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[Config], Fla
 @pytest.fixture
 def other(database_url: str, clock: Clock) -> Iterator[Inbox]:
     """The inbox as another process sees it."""
-    inbox = Inbox(engine_url(database_url), clock)
+    inbox = Inbox(database_url, clock)
     yield inbox
     inbox.close()
 
@@ -335,8 +330,9 @@ def relay_of(app: Flask) -> Relay:
     return relay
 
 
-def watch(inbox: Inbox, told: Callable[[str, Any], object]) -> None:
-    """Has `told` called with each statement that the inbox is about to run, and its values, as its driver gets them."""
+def watch(inbox: Inbox, told: Callable[[str, Any], object]) -> Callable[[str, Values], tuple[str, Any]]:
+    """Has `told` called with each statement that the inbox is about to run, and its values, as its driver gets them.
+    Gives what put the statement so before."""
     put = inbox._database.put
 
     def watched(sql: str, values: Values) -> tuple[str, Any]:
@@ -346,6 +342,7 @@ def watch(inbox: Inbox, told: Callable[[str, Any], object]) -> None:
 
     inbox._database.put = watched  # type: ignore[method-assign]
     inbox._database.forget()  # the connections that are open already know no other way
+    return put
 
 
 def rows(inbox: Inbox) -> list[tuple[str, str, str, str | None]]:

@@ -18,7 +18,6 @@ from conftest import (
     TOKEN,
     Clock,
     compose,
-    engine_url,
     events,
     fields,
     new_config,
@@ -259,7 +258,7 @@ class Webhook:
 
 @pytest.fixture
 def config(database_url: str) -> Config:
-    return new_config(database_url=engine_url(database_url), alert_url=SECRET_URL, public_url="https://relay.example")
+    return new_config(database_url=database_url, alert_url=SECRET_URL, public_url="https://relay.example")
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import pytest
 from conftest import (
     Clock,
-    engine_url,
     events,
     fields,
     new_config,
@@ -50,7 +49,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def config(database_url: str, khoros: FakeKhoros) -> Config:
     url = khoros.url  # type: ignore[attr-defined]
-    return new_config(database_url=engine_url(database_url), khoros_url=url, catch_up_s=EVERY_S)
+    return new_config(database_url=database_url, khoros_url=url, catch_up_s=EVERY_S)
 
 
 @pytest.fixture

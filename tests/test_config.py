@@ -145,6 +145,16 @@ def test_every_variable_reaches_its_setting() -> None:
         pytest.param("DATABASE_URL", "sqlite:////var/relay.db", "database_url", "sqlite:////var/relay.db", id="sqlite"),
         pytest.param("DATABASE_URL", "postgresql://h/d", "database_url", "postgresql://h/d", id="postgresql://"),
         pytest.param("DATABASE_URL", "postgresql+psycopg://h/d", "database_url", "postgresql://h/d", id="driver named"),
+        pytest.param(
+            "DATABASE_URL", "postgres://u:12/+=@h/d", "database_url", "postgresql://u:12%2F%2B%3D@h/d", id="signs"
+        ),
+        pytest.param(
+            "DATABASE_URL", "postgres://u:a%2Fb%zz@h/d", "database_url", "postgresql://u:a%2Fb%25zz@h/d", id="%"
+        ),
+        pytest.param("DATABASE_URL", "postgres://u:p@w:@h/d", "database_url", "postgresql://u:p%40w%3A@h/d", id="an @"),
+        pytest.param(
+            "DATABASE_URL", "postgres://h/d?user=a@b", "database_url", "postgresql://h/d?user=a@b", id="query"
+        ),
         pytest.param("ZENDESK_COMMENT_PUBLIC", "YES", "comment_public", True, id="YES"),
         pytest.param("ZENDESK_COMMENT_PUBLIC", "1", "comment_public", True, id="1"),
         pytest.param("ZENDESK_COMMENT_PUBLIC", "No", "comment_public", False, id="No"),
@@ -320,6 +330,9 @@ def test_a_broken_half_is_said_once_and_as_broken() -> None:
         pytest.param("KHOROS_API_URL", "http://api.spredfast.com/v2", "must begin with https://,", id="Khoros too"),
         pytest.param("DATABASE_URL", "relay.db", "is not a database address", id="a file name"),
         pytest.param("DATABASE_URL", "postgres://me:pw@host:port/d", "is not a database address", id="database port"),
+        pytest.param("DATABASE_URL", "postgres://h/d?no=such", "is not a database address", id="no such setting"),
+        pytest.param("DATABASE_URL", "postgres://u:\udcff@h/d", "is not a database address", id="not UTF-8"),
+        pytest.param("DATABASE_URL", "sqlite:///a.db?mode=ro", "in which ? is not allowed", id="a setting for SQLite"),
         pytest.param("DATABASE_URL", "mysql://h/d", "must begin with sqlite:/// or postgres://", id="mysql"),
         pytest.param("DATABASE_URL", "sqlite://", "must name a file", id="in memory"),
         pytest.param("DATABASE_URL", "sqlite:///:memory:", "must name a file", id="in memory by name"),

@@ -12,7 +12,8 @@ import psycopg
 import pytest
 from conftest import wait_for
 
-from database import Database, Postgresql, Sqlite, StoreUnavailable, database, listed, tabled
+from database import Database, NoneFree, Postgresql, Sqlite, StoreUnavailable, database, listed, tabled
+from inbox import Inbox
 
 SELECT = "SELECT id, :clock FROM inbox AS item WHERE note = 'a:b' AND at > :since AND at > :since + :more"
 
@@ -132,9 +133,25 @@ def test_who_waits_for_a_connection_in_vain_is_told_so(db: Database, monkeypatch
     with ExitStack() as all_taken:
         for _ in range(db.MOST):
             all_taken.enter_context(db.connection())
-        with pytest.raises(StoreUnavailable, match=f"all {db.MOST} connections were in use"):
+        with pytest.raises(NoneFree, match=f"all {db.MOST} connections were in use"):
             words(db)
     assert words(db) == ["one"]
+
+
+def test_connections_that_are_all_in_use_are_no_reason_to_make_new_ones(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox.now()
+    monkeypatch.setattr("database.PLACE_WAIT_S", 0.05)
+    db = inbox._database
+    with ExitStack() as all_taken:
+        taken = {all_taken.enter_context(db.connection()).driver for _ in range(db.MOST)}
+        for ask in (inbox.now, inbox.prove_writable):
+            with pytest.raises(NoneFree):
+                ask()
+    inbox.prove_writable()
+    with db.connection() as connection:
+        assert connection.driver in taken
 
 
 def test_connections_that_could_not_be_made_leave_their_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

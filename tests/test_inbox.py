@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -9,11 +10,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import Clock, compose, engine_url, new_item, watch
+from conftest import Clock, compose, new_item, watch
 
 from database import StoreUnavailable
 from gate import LIMITED, OPEN, OUTAGE, Gate
-from inbox import Inbox, Item, NewItem, Request
+from inbox import AT_ONCE, Inbox, Item, NewItem, Request
 from records import Records
 from store import DELIVERED, PARKED, PENDING
 
@@ -35,7 +36,7 @@ def delivered(inbox: Inbox, item: Item, ticket_id: int = 1) -> bool:
 @pytest.fixture
 def other(database_url: str, clock: Clock) -> Iterator[Inbox]:
     """The inbox as another process sees it."""
-    inbox = Inbox(engine_url(database_url), clock)
+    inbox = Inbox(database_url, clock)
     yield inbox
     inbox.close()
 
@@ -57,11 +58,26 @@ def test_keeps_the_same_event_once_when_it_comes_twenty_times_at_once(inbox: Inb
         assert sum(pool.map(call, range(20))) == 3
 
 
-def test_nothing_to_keep_is_no_commit(inbox: Inbox) -> None:
+def test_nothing_to_keep_needs_no_database() -> None:
+    """What is another company's is answered with 202 also while the database is down."""
+    assert Inbox("sqlite:////nowhere/at/all/relay.db").accept([]) == []
+
+
+def test_more_than_one_statement_takes_are_kept_all_or_not_at_all(inbox: Inbox) -> None:
     inbox.now()
-    said: list[str] = []
-    watch(inbox, lambda sql, _: said.append(sql))
-    assert (inbox.accept([]), said) == ([], [])
+    inserts = itertools.count(1)
+
+    def fail(sql: str, _: Any) -> None:
+        if sql.startswith("INSERT INTO inbox") and next(inserts) % 2 == 0:
+            raise StoreUnavailable("the connection has died")
+
+    put = watch(inbox, fail)
+    with pytest.raises(StoreUnavailable):
+        inbox.accept([new_item("e1", f"p:{n}") for n in range(AT_ONCE + 1)])
+    inbox._database.put = put  # type: ignore[assignment, method-assign]
+    inbox.close()
+    assert inbox.counts().pending == 0
+    assert inbox.accept([new_item("e1", f"p:{n}") for n in range(AT_ONCE + 1)]) == [True] * (AT_ONCE + 1)
 
 
 def test_takes_a_thousand_posts_in_one_notification(inbox: Inbox) -> None:
@@ -295,7 +311,7 @@ def test_many_processes_can_open_an_empty_database_at_once(database_url: str) ->
     start = threading.Barrier(6)
 
     def opened(number: int) -> int:
-        inbox = Inbox(engine_url(database_url))
+        inbox = Inbox(database_url)
         start.wait(10)
         try:
             return sum(inbox.accept([new_item(f"e{number}")]))
@@ -309,7 +325,7 @@ def test_many_processes_can_open_an_empty_database_at_once(database_url: str) ->
 def test_what_was_committed_is_there_after_a_new_start(database_url: str, inbox: Inbox, clock: Clock) -> None:
     inbox.accept([new_item("e1", request_id="r-1")])
     inbox.close()
-    later = Inbox(engine_url(database_url), clock)
+    later = Inbox(database_url, clock)
     [item] = later.claim(8, LEASE_S, compose).items
     later.close()
     assert (item.event_uuid, item.request_id, item.source) == ("e1", "r-1", "push")
@@ -319,14 +335,14 @@ def test_what_was_committed_is_there_after_a_new_start(database_url: str, inbox:
 def test_a_database_of_a_later_release_is_left_alone(database_url: str, inbox: Inbox) -> None:
     inbox.accept([new_item()])
     execute(database_url, "UPDATE memory SET value = '99' WHERE name = 'schema_version'")
-    later = Inbox(engine_url(database_url))
+    later = Inbox(database_url)
     with pytest.raises(StoreUnavailable, match="later release"):
         later.counts()
     later.close()
 
 
 def test_uses_the_databases_clock_when_none_is_given(database_url: str) -> None:
-    inbox = Inbox(engine_url(database_url))
+    inbox = Inbox(database_url)
     before = inbox.now()
     inbox.accept([new_item()])
     [item] = inbox.claim(8, LEASE_S, compose).items
@@ -353,7 +369,7 @@ def test_postgresql_gets_four_connections_at_most(postgresql: Any) -> None:
     from conftest import new_database
 
     url = new_database(postgresql)
-    inbox = Inbox(engine_url(url))
+    inbox = Inbox(url)
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(lambda n: inbox.accept([new_item(f"e{n}")]), range(60)))
     with psycopg.connect(url) as connection:
@@ -367,7 +383,7 @@ def test_a_connection_that_died_costs_no_notification(postgresql: Any) -> None:
     from conftest import new_database
 
     url = new_database(postgresql)
-    inbox = Inbox(engine_url(url))
+    inbox = Inbox(url)
     inbox.accept([new_item("e1")])
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(
@@ -430,7 +446,7 @@ def execute(url: str, statement: str) -> None:
 def test_the_gate_survives_a_restart(database_url: str, inbox: Inbox, clock: Clock) -> None:
     inbox.move_gate(lambda gate, now: gate.after_failure(now, gate.version, LIMITED, "429", 40.0))
     inbox.close()
-    later = Inbox(engine_url(database_url), clock)
+    later = Inbox(database_url, clock)
     gate, held_s = later.gate()
     later.close()
     assert (gate.state, held_s) == (LIMITED, 40.0)

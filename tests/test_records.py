@@ -151,6 +151,11 @@ def test_what_could_not_be_read_has_no_link_and_hides_nothing_else(
     ]
 
 
+def test_nothing_is_in_a_state_that_there_is_not(inbox: Inbox, records: Records) -> None:
+    inbox.accept([new_item()])
+    assert records.latest("pending' OR 'a' = 'a") == []
+
+
 # Attempts and counts
 
 

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from conftest import Clock, engine_url, new_item
+from conftest import Clock, new_item
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -418,4 +418,4 @@ if HISTORIES:
     @pytest.mark.timeout(0)
     @pytest.mark.usefixtures("quiet")
     def test_every_history_ends_so_on_postgresql(emptied: Callable[[], str]) -> None:
-        run(engine_url(emptied()), HISTORIES // 10)
+        run(emptied(), HISTORIES // 10)

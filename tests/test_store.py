@@ -7,13 +7,13 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from conftest import Clock, compose, engine_url, new_database, new_item, rows, wait_for, watch
+from conftest import Clock, compose, new_database, new_item, rows, wait_for, watch
 
 from database import Connection, StoreUnavailable
 from gate import Gate
@@ -149,22 +149,22 @@ def make_first_release(url: str) -> None:
             postgresql.execute(script.encode())
 
 
-def indexes(inbox: Inbox) -> set[str]:
-    """The names of all indexes."""
+def names(inbox: Inbox) -> set[str]:
+    """The names of all tables and indexes."""
     with inbox.statement() as db:
-        return {name for (name,) in db.rows(inbox._database.INDEX_NAMES)}
+        return {name for (name,) in db.rows(inbox._database.NAMES)}
 
 
 def test_a_database_of_the_first_release_gets_the_tables_and_indexes_and_keeps_its_items(
     database_url: str, clock: Clock
 ) -> None:
     make_first_release(database_url)
-    inbox = Inbox(engine_url(database_url), clock)
+    inbox = Inbox(database_url, clock)
     kept = [(event, post, state) for event, post, state, _ in rows(inbox)]
     assert kept == [("e1", "p:1", "delivered"), ("e2", "p:2", "parked"), ("e3", "p:1", "pending")]
     assert inbox.recall("public_url") == "https://relay.example"
     assert inbox.recall("schema_version") == "1"  # so that the first release works on it after a rollback
-    found = indexes(inbox)
+    found = names(inbox)
     assert set(INDEXES) <= found
     assert "inbox_pending" not in found  # inbox_due does its work
     [again] = inbox.claim(8, 15, compose).items
@@ -179,7 +179,7 @@ def test_several_processes_can_meet_a_database_of_the_first_release_at_once(data
     start = threading.Barrier(4)
 
     def opened(_: int) -> str | None:
-        inbox = Inbox(engine_url(database_url))
+        inbox = Inbox(database_url)
         start.wait(10)
         try:
             return inbox.recall("schema_version")
@@ -188,6 +188,38 @@ def test_several_processes_can_meet_a_database_of_the_first_release_at_once(data
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(opened, range(4))) == ["1"] * 4
+
+
+def test_a_role_that_may_make_nothing_can_work_on_what_is_there(emptied: Callable[[], str]) -> None:
+    url = emptied()
+    with closing(Inbox(url)) as owners:
+        owners.now()
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute("CREATE ROLE clerk LOGIN")
+        owner.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        owner.execute("GRANT USAGE ON SCHEMA public TO clerk")
+        owner.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO clerk")
+        owner.execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO clerk")
+    inbox = Inbox(f"{url}&user=clerk" if "?" in url else f"{url}?user=clerk")
+    assert inbox.accept([new_item()]) == [True] and len(inbox.claim(8, 15, compose).items) == 1
+    inbox.close()
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute("DROP OWNED BY clerk")
+        owner.execute("DROP ROLE clerk")
+
+
+def test_a_schema_that_comes_later_hides_nothing(emptied: Callable[[], str]) -> None:
+    """PostgreSQL looks in a schema named like the user first, and makes new tables there."""
+    url = emptied()
+    inbox = Inbox(url)
+    inbox.accept([new_item()])
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute("CREATE SCHEMA postgres")
+        inbox.close()
+        later = Inbox(url)
+        assert later.counts().pending == 1 and later.accept([new_item()]) == [False]
+        later.close()
+        owner.execute("DROP SCHEMA postgres")
 
 
 # The indexes
@@ -244,7 +276,7 @@ def test_what_runs_often_is_served_by_an_index(index: str, call: Callable[[Inbox
 def surprised(postgresql: Any) -> Iterator[Inbox]:
     """A PostgreSQL whose statistics are of a time when nothing waited, and an outage's backlog: too small, beside all
     that was delivered for them to be renewed."""
-    inbox = Inbox(engine_url(new_database(postgresql)))
+    inbox = Inbox(new_database(postgresql))
     inbox.now()
     columns = "event_uuid, entity_id, source, payload, received_at, next_attempt_at, state, ticket_id"
     row = "'{}-' || n, 'p:{}-' || n, 'push', '{{}}', extract(epoch FROM now()), extract(epoch FROM now()), '{}', {}"

@@ -37,7 +37,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from config import Config
-from database import StoreUnavailable
+from database import Connection, StoreUnavailable
 from delivery import LEASE_S, Delivery
 from gate import LIMITED
 from inbox import Inbox
@@ -431,6 +431,28 @@ def test_a_file_without_a_write_ahead_log_that_is_never_let_go_is_said_to_be_loc
         with pytest.raises(StoreUnavailable, match="is locked; end the other program"):
             inbox.remember("name", "value")
     inbox.close()
+
+
+def test_a_file_that_is_moved_while_another_thread_finds_out_gets_no_false_yes(tmp_path: Path) -> None:
+    file = tmp_path / "relay.db"
+    inbox = Inbox(f"sqlite:///{file}")
+    inbox.now()
+
+    def moved_meanwhile(db: Connection) -> None:
+        db.change("INSERT INTO memory (name, value) VALUES ('kept', 'yes')")
+        if (tmp_path / "before-relay.db").exists():
+            return
+        for part in list(tmp_path.iterdir()):
+            part.rename(part.with_name(f"before-{part.name}"))
+        with closing(Inbox(f"sqlite:///{file}")) as another:
+            another.now()
+        with pytest.raises(StoreUnavailable), inbox.statement() as other:
+            other.rows("SELECT nothing FROM nowhere")
+
+    inbox.write(moved_meanwhile)
+    inbox.close()
+    with closing(Inbox(f"sqlite:///{file}")) as there:
+        assert there.recall("kept") == "yes"
 
 
 @pytest.mark.parametrize("gone", ["moved", "removed", "replaced"])

@@ -14,7 +14,6 @@ from conftest import (
     NOWHERE,
     TOKEN,
     Clock,
-    engine_url,
     events,
     fields,
     new_config,
@@ -47,7 +46,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def config(database_url: str, khoros: FakeKhoros) -> Config:
     url = khoros.url  # type: ignore[attr-defined]
-    return new_config(database_url=engine_url(database_url), khoros_url=url, catch_up_s=0.0)
+    return new_config(database_url=database_url, khoros_url=url, catch_up_s=0.0)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from conftest import (
     TEXT,
     Clock,
     compose,
-    engine_url,
     events,
     fields,
     new_config,
@@ -151,7 +150,7 @@ def test_a_purge_empties_any_number_and_tells_how_many(
 
 
 def test_a_purge_waits_for_no_other_on_postgresql(postgresql: Any, emptied: Callable[[], str], clock: Clock) -> None:
-    url = engine_url(emptied())
+    url = emptied()
     inbox, other = Inbox(url, clock), Inbox(url, clock)
     inbox.accept([new_item("e1", "p:1"), new_item("e2", "p:2")])
     with inbox._database.transaction() as db:
