@@ -62,8 +62,7 @@ _PURGE = f"""UPDATE inbox SET payload = '{EMPTIED}', body = NULL WHERE id IN
 _DUE = f"""
 SELECT item.id, event_uuid, entity_id, source, request_id, payload, received_at, attempts, first_sent_at,
     body, idempotency_key, note_on,
-    (SELECT done.ticket_id FROM inbox AS done WHERE done.entity_id = item.entity_id AND done.ticket_id IS NOT NULL
-        ORDER BY done.id DESC LIMIT 1)
+    (SELECT max(done.ticket_id) FROM inbox AS done WHERE done.entity_id = item.entity_id)
 FROM inbox AS item
 WHERE {IS_PENDING} AND (next_attempt_at <= :now OR next_attempt_at > :now + 3600)
     AND NOT EXISTS (SELECT 1 FROM inbox AS other WHERE other.entity_id = item.entity_id AND other.{STILL_PENDING}

@@ -200,6 +200,22 @@ def test_a_parked_item_can_be_sent_again_with_new_words(inbox: Inbox, clock: Clo
     assert [p.entity_id for p in Records(inbox).latest(PARKED)] == [""]
 
 
+def test_the_newest_ticket_of_a_post_counts_not_the_one_of_its_newest_item(inbox: Inbox, clock: Clock) -> None:
+    """An older item may get its ticket later, when a person has it sent again."""
+    inbox.accept([new_item("e1")])
+    inbox.accept([new_item("e2")])
+    [first] = inbox.claim(8, LEASE_S, compose).items
+    inbox.settle(first, {"state": PARKED, "reason": "refused"}, keep)
+    [second] = inbox.claim(8, LEASE_S, compose).items
+    assert delivered(inbox, second, 77)
+    inbox.retry([first.id])
+    [again] = inbox.claim(8, LEASE_S, compose).items
+    assert delivered(inbox, again, 99)
+    inbox.accept([new_item("e3")])
+    [third] = inbox.claim(8, LEASE_S, compose).items
+    assert (third.event_uuid, third.post_ticket_id) == ("e3", 99)
+
+
 def test_the_oldest_go_first_and_no_more_than_asked_for(inbox: Inbox, clock: Clock) -> None:
     for number in range(5):
         inbox.accept([new_item(f"e{number}", f"p:{number}")])
