@@ -109,7 +109,7 @@ class Database(ABC):
             try:
                 yield db
             except BaseException:
-                db.driver.close()  # whatever state it is in
+                db.driver.close()  # whatever state it is in; that undoes what was not committed
                 raise
             if db.era == self._era:
                 self._free.append(db)
@@ -126,13 +126,8 @@ class Database(ABC):
         StoreUnavailable."""
         with self.connection() as db:
             db.change(self.BEGIN)
-            try:
-                yield db
-                db.change("COMMIT")
-            except BaseException:
-                with suppress(*self.errors):
-                    db.change("ROLLBACK")
-                raise
+            yield db
+            db.change("COMMIT")
 
     def forget(self) -> None:
         """Uses no connection again that was made before, not even one that is in use now."""
