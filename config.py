@@ -248,7 +248,7 @@ def _database_url(value: str) -> str:
         return value
     if kind not in ("postgres", "postgresql", "postgresql+psycopg"):
         raise ValueError("must begin with sqlite:/// or postgres://")
-    from psycopg import ProgrammingError  # 9 MB that a relay on SQLite does not need
+    from psycopg import ProgrammingError  # time and memory that a relay on SQLite does not need
     from psycopg.conninfo import conninfo_to_dict
 
     try:

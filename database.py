@@ -54,7 +54,7 @@ class NoneFree(StoreUnavailable):
 class Connection:
     """One connection, used by one thread at a time. Its methods raise the driver's errors."""
 
-    def __init__(self, driver: Any, put: Callable[[str, Values], tuple[str, Any]], era: int) -> None:
+    def __init__(self, driver: Any, put: Callable[[str, Values], tuple[str, list[Any]]], era: int) -> None:
         self.driver, self._put, self.era = driver, put, era
 
     def rows(self, sql: str, values: Values = _NONE) -> list[Row]:
@@ -78,7 +78,8 @@ class Database(ABC):
     NAMES: ClassVar[str]  # selects the names of the tables and indexes
     errors: tuple[type[Exception], ...]
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] | None) -> None:
+        self._clock = clock
         self._places = threading.Semaphore(self.MOST)
         self._free: deque[Connection] = deque()
         self._era = 0
@@ -88,8 +89,8 @@ class Database(ABC):
         """A new connection of the driver's. Raises the driver's errors."""
 
     @abstractmethod
-    def put(self, sql: str, values: Values) -> tuple[str, Any]:
-        """A statement and its values in the driver's terms."""
+    def spell(self, sql: str) -> tuple[str, tuple[str, ...]]:
+        """A statement with the driver's placeholders, and the names of what stands for them."""
 
     @abstractmethod
     def lock_schema(self, db: Connection) -> None:
@@ -98,6 +99,13 @@ class Database(ABC):
     @abstractmethod
     def file(self) -> object:
         """Which file lies where the address leads just now; None when there is none."""
+
+    def put(self, sql: str, values: Values) -> tuple[str, list[Any]]:
+        """A statement and its values in the driver's terms."""
+        said, names = self.spell(sql)
+        if self._clock:
+            values = {"clock": self._clock(), **values}
+        return said, [values[name] for name in names]
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
@@ -155,8 +163,8 @@ class Sqlite(Database):
     errors = (sqlite3.Error,)
 
     def __init__(self, url: str, clock: Callable[[], float]) -> None:
-        super().__init__()
-        self._path, self._clock = url.removeprefix("sqlite:///"), clock
+        super().__init__(clock)
+        self._path = url.removeprefix("sqlite:///")
 
     def connect(self) -> sqlite3.Connection:
         driver = sqlite3.connect(self._path, timeout=LOCK_WAIT_S, isolation_level=None, check_same_thread=False)
@@ -168,10 +176,8 @@ class Sqlite(Database):
             raise
         return driver
 
-    def put(self, sql: str, values: Values) -> tuple[str, Any]:
-        said, names = _in_sqlite(sql)
-        values = {"clock": self._clock(), **values}
-        return said, [values[name] for name in names]
+    def spell(self, sql: str) -> tuple[str, tuple[str, ...]]:
+        return _in_sqlite(sql)
 
     def lock_schema(self, db: Connection) -> None:
         pass  # whoever writes is alone
@@ -192,7 +198,7 @@ class Postgresql(Database):
     BEGIN = "BEGIN"
     ID = "BIGSERIAL NOT NULL PRIMARY KEY"
     # In whichever schema they are: a role need not be allowed to make what it may use.
-    NAMES = "SELECT relname FROM pg_class WHERE pg_table_is_visible(oid) AND relnamespace <> 'pg_catalog'::regnamespace"
+    NAMES = "SELECT relname FROM pg_class WHERE pg_table_is_visible(oid)"
     _SCHEMA_LOCK = 7_265_011_701  # any number that is only ours
     # A server that is gone without a word (a failover, a lost route) is noticed within half a minute.
     _OPTIONS: ClassVar[dict[str, Any]] = {
@@ -205,10 +211,10 @@ class Postgresql(Database):
     }
 
     def __init__(self, url: str, clock: Callable[[], float] | None) -> None:
-        super().__init__()
-        import psycopg  # 9 MB that a relay on SQLite does not need
+        super().__init__(clock)
+        import psycopg  # time and memory that a relay on SQLite does not need
 
-        self._psycopg, self._url, self._clock = psycopg, url, clock
+        self._psycopg, self._url = psycopg, url
         self.errors = (psycopg.Error,)
 
     def connect(self) -> Any:
@@ -218,11 +224,8 @@ class Postgresql(Database):
         except self._psycopg.ProgrammingError:  # it would repeat the address, with the password
             raise StoreUnavailable("DATABASE_URL is no address that PostgreSQL can read: correct it") from None
 
-    def put(self, sql: str, values: Values) -> tuple[str, Any]:
-        if self._clock:
-            values = {"clock": self._clock(), **values}
-        said, names = _in_postgresql(sql, self._clock is None)
-        return said, [values[name] for name in names]
+    def spell(self, sql: str) -> tuple[str, tuple[str, ...]]:
+        return _in_postgresql(sql, self._clock is None)
 
     def lock_schema(self, db: Connection) -> None:
         db.rows(f"SELECT pg_advisory_xact_lock({self._SCHEMA_LOCK})")
@@ -264,7 +267,7 @@ def _in_sqlite(sql: str) -> tuple[str, tuple[str, ...]]:
 
 @lru_cache(maxsize=512)
 def _in_postgresql(sql: str, own_clock: bool) -> tuple[str, tuple[str, ...]]:
-    """The statement with $1, $2, … and the names of what stands for them."""
+    """The statement with $1, $2, … and the names; its own clock is none of them."""
     if own_clock:
         sql = re.sub(r":clock\b", "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)", sql)
     numbers: dict[str, int] = {}

@@ -330,12 +330,12 @@ def relay_of(app: Flask) -> Relay:
     return relay
 
 
-def watch(inbox: Inbox, told: Callable[[str, Any], object]) -> Callable[[str, Values], tuple[str, Any]]:
+def watch(inbox: Inbox, told: Callable[[str, Any], object]) -> Callable[[str, Values], tuple[str, list[Any]]]:
     """Has `told` called with each statement that the inbox is about to run, and its values, as its driver gets them.
     Gives what put the statement so before."""
     put = inbox._database.put
 
-    def watched(sql: str, values: Values) -> tuple[str, Any]:
+    def watched(sql: str, values: Values) -> tuple[str, list[Any]]:
         statement = put(sql, values)
         told(*statement)
         return statement

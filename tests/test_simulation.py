@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from scripted import Account, Answer, Call, Crash, ScriptedZendesk, Task, pause
 
-from database import Database, Postgresql, Sqlite
+from database import Database
 from delivery import LEASE_S, Delivery
 from gate import OPEN, Gate
 from inbox import Attempt, Claim, Inbox, Item, Request, Settled
@@ -117,7 +117,7 @@ class Worker:
 class Histories(RuleBasedStateMachine):
     """Two workers, three posts, and whatever happens."""
 
-    database: Sqlite | Postgresql
+    database: Database
 
     def __init__(self) -> None:
         super().__init__()
@@ -377,7 +377,7 @@ def run(url: str, histories: int) -> None:
     inbox.now()  # makes the tables
 
     class Emptied(Histories):
-        database = cast(Sqlite | Postgresql, inbox._database)
+        database = inbox._database
 
         def __init__(self) -> None:
             with self.database.transaction() as db:
