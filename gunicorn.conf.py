@@ -1,6 +1,7 @@
 """How gunicorn runs the service: the worker for the requests, and the background work of each."""
 
 import gc
+import logging
 import os
 import sys
 import warnings
@@ -18,6 +19,7 @@ load_dotenv(".env")
 sys.modules["charset_normalizer"] = None  # type: ignore[assignment]  # Python's way to say that there is none
 warnings.filterwarnings("ignore", "Unable to find acceptable character detection")
 
+NO_PORT = "see why in the line before; end the program that has the port, perhaps this relay itself, or set PORT"
 bind = f"0.0.0.0:{os.environ.get('PORT') or 8000}"
 workers = int(os.environ.get("WEB_CONCURRENCY") or 1)
 worker_class = "worker.Worker"  # gunicorn's ASGI worker, safe from slow senders
@@ -34,6 +36,11 @@ class logger_class(Logger):  # type: ignore[misc]  # its base has no types
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
         logfmt.configure("INFO")
+
+    def error(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        super().error(msg, *args, **kwargs)
+        if msg.startswith("Can't connect to"):  # its last words
+            logfmt.event("not_started", logging.ERROR, reason=NO_PORT)
 
 
 def on_starting(server: Any) -> None:

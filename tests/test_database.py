@@ -162,6 +162,15 @@ def test_connections_that_could_not_be_made_leave_their_places(tmp_path: Path, m
             words(nowhere)
 
 
+def test_a_server_that_is_gone_without_a_word_is_noticed_within_half_a_minute(emptied: Callable[[], str]) -> None:
+    db = database(emptied())
+    with db.connection() as connection:
+        limits = connection.driver.info.get_parameters()
+    assert int(limits["keepalives_idle"]) + 3 * int(limits["keepalives_interval"]) <= 30
+    assert (limits["connect_timeout"], limits["tcp_user_timeout"], limits["keepalives_count"]) == ("5", "10000", "3")
+    db.forget()
+
+
 def test_a_server_that_ends_our_connections_costs_one_try(emptied: Callable[[], str]) -> None:
     url = emptied()
     db = database(url)

@@ -174,20 +174,19 @@ def test_a_database_of_the_first_release_gets_the_tables_and_indexes_and_keeps_i
     inbox.close()
 
 
-def test_several_processes_can_meet_a_database_of_the_first_release_at_once(database_url: str) -> None:
-    make_first_release(database_url)
+@pytest.mark.parametrize("made", [True, False], ids=["made by the first release", "empty"])
+def test_several_processes_can_meet_a_database_at_once(made: bool, database_url: str) -> None:
+    if made:
+        make_first_release(database_url)
     start = threading.Barrier(4)
 
-    def opened(_: int) -> str | None:
-        inbox = Inbox(database_url)
-        start.wait(10)
-        try:
-            return inbox.recall("schema_version")
-        finally:
-            inbox.close()
+    def opened(_: int) -> tuple[str | None, int]:
+        with closing(Inbox(database_url)) as inbox:
+            start.wait(10)
+            return inbox.recall("schema_version"), inbox._database._era
 
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(opened, range(4))) == ["1"] * 4
+        assert list(pool.map(opened, range(4))) == [("1", 0)] * 4  # era 0: at the first try
 
 
 def test_a_role_that_may_make_nothing_can_work_on_what_is_there(emptied: Callable[[], str]) -> None:

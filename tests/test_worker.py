@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import sqlite3
@@ -338,6 +339,16 @@ def test_the_file_of_the_inbox_is_its_owners_alone(relay: Relay) -> None:
     """It holds customers' posts."""
     file = Path(relay.env["DATABASE_URL"].removeprefix("sqlite:///"))
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_second_start_says_what_to_do(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        command = [sys.executable, "-m", "gunicorn", "app:create_app()", "--bind", address]
+        env = {**os.environ, **alone(tmp_path)}
+        second = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=30, check=False)
+    assert second.returncode == 1
+    assert "event=not_started" in second.stdout and "end the program that has the port" in second.stdout
 
 
 AS_GUNICORN_LOADS_IT = """
