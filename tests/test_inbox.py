@@ -3,8 +3,9 @@ from __future__ import annotations
 import itertools
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -393,6 +394,29 @@ def test_postgresql_gets_four_connections_at_most(postgresql: Any) -> None:
         row = connection.execute(query).fetchone()
     inbox.close()
     assert row is not None and 1 <= row[0] <= 4
+
+
+def test_on_postgresql_claims_of_two_processes_take_turns(emptied: Callable[[], str]) -> None:
+    url = emptied()
+    with closing(Inbox(url)) as inbox, closing(Inbox(url)) as other, ThreadPoolExecutor(1) as pool:
+        inbox.accept([new_item()])
+        other.now()
+        with inbox._database.transaction() as db:
+            inbox._locked_gate(db)
+            claiming = pool.submit(other.claim, 8, LEASE_S, compose)
+            with pytest.raises(TimeoutError):
+                claiming.result(0.3)
+        assert len(claiming.result(10).items) == 1
+
+
+def test_on_postgresql_a_row_that_someone_holds_is_left_for_the_next_claim(emptied: Callable[[], str]) -> None:
+    url = emptied()
+    with closing(Inbox(url)) as inbox, closing(Inbox(url)) as other, ThreadPoolExecutor(1) as pool:
+        inbox.accept([new_item("e1", "p:1"), new_item("e2", "p:2")])
+        with inbox._database.transaction() as db:
+            db.rows("SELECT id FROM inbox WHERE event_uuid = 'e1' FOR UPDATE")
+            claim = pool.submit(other.claim, 8, LEASE_S, compose).result(5)
+        assert [item.event_uuid for item in claim.items] == ["e2"]
 
 
 def test_a_connection_that_died_costs_no_notification(postgresql: Any) -> None:
