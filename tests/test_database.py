@@ -146,9 +146,18 @@ def test_connections_that_are_all_in_use_are_no_reason_to_make_new_ones(
     db = inbox._database
     with ExitStack() as all_taken:
         taken = {all_taken.enter_context(db.connection()).driver for _ in range(db.MOST)}
-        for ask in (inbox.now, inbox.prove_writable):
-            with pytest.raises(NoneFree):
-                ask()
+        with pytest.raises(NoneFree):
+            inbox.now()
+        tries, commit = [], inbox._commit
+
+        def tried(jobs: list[Any]) -> None:
+            tries.append(len(jobs))
+            commit(jobs)
+
+        monkeypatch.setattr(inbox, "_commit", tried)
+        with pytest.raises(NoneFree):
+            inbox.prove_writable()
+        assert tries == [1]  # alone it would have waited as long once more
     inbox.prove_writable()
     with db.connection() as connection:
         assert connection.driver in taken
