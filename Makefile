@@ -1,5 +1,6 @@
 # The three commands a newcomer needs: make demo, make test, make run. `make` alone lists all.
-# The first that is recent enough: a version manager's python3 may refuse to run where .python-version names one it lacks.
+# The first Python that is recent enough. A version manager's python3 may refuse to run: it may lack the version that
+# .python-version names.
 PYTHON ?= $(shell for p in python3 python3.13 python3.14 python3.12 python3.11 /usr/bin/python3; do \
 	$$p -c '$(RECENT)' 2>/dev/null && echo $$p && break; done || true)
 ARGS =
@@ -8,7 +9,7 @@ MINUTES = 3
 HISTORIES = 10000
 SEED := $(shell date +%s)
 
-# Set, it would have every process compile the same files again.
+# When this is set, every process compiles the same files again.
 export PYTHONDONTWRITEBYTECODE =
 
 BIN = .venv/bin
@@ -23,24 +24,24 @@ help:
 	@echo "make TARGET, where TARGET is one of"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' Makefile | expand -t 12
 
-setup: $(STAMP) ## Makes .venv and installs everything into it; again only when requirements change. PYTHON=python3.13 picks the Python.
+setup: $(STAMP) ## Makes .venv and installs everything into it; again only when requirements change. PYTHON=python3.13 chooses the Python.
 
-demo: $(STAMP) ## Starts a play Khoros, the relay and a play Zendesk on this machine, no account needed. ARGS=--once: three posts, then ends.
+demo: $(STAMP) ## Starts a simulated Khoros, the relay and a simulated Zendesk on this machine, without any account. ARGS=--once: three posts, then ends.
 	$(BIN)/python -m sandbox $(ARGS)
 
-test: $(STAMP) ## Checks format, style and types, runs every test and wants 95 % of all branches covered.
+test: $(STAMP) ## Checks format, style and types, and runs every test. 95 % of all branches must be covered.
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder --cov --cov-report=term
 	@$(BIN)/python -m coverage json --quiet --fail-under=0 -o - | $(BIN)/python -c '$(BRANCHES)'
 
-chaos: $(STAMP) ## Proves that nothing is lost or doubled: 10,000 simulated histories, then real processes killed. MINUTES=3 HISTORIES=10000 SEED=1
+chaos: $(STAMP) ## Proves that nothing is lost or doubled: 10,000 simulated histories, then real processes that are killed. MINUTES=3 HISTORIES=10000 SEED=1
 	@echo "SEED=$(SEED)"
-	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest --quiet --numprocesses=2 --hypothesis-seed=$(SEED) tests/test_simulation.py
+	HISTORIES=$(HISTORIES) $(BIN)/python -m pytest --quiet --numprocesses=2 --hypothesis-seed=$(SEED) tests/destinations/test_simulation.py
 	$(BIN)/python proofs/chaos.py --minutes=$(MINUTES) --seed=$(SEED)
 
-mutations: $(STAMP) ## Breaks the relay on purpose, a line at a time, and demands that a proof goes red. ARGS=lease: only those with this word.
+mutations: $(STAMP) ## Breaks the relay on purpose, one guard at a time: a proof must go red. ARGS=lease: only those with this word.
 	$(BIN)/python proofs/mutations.py $(ARGS)
 
 fuzz: $(STAMP) ## Sends a real relay 100,000 bodies, raw nonsense and unfinished requests, and times the token check. BODIES=2000 SEED=7
@@ -50,7 +51,7 @@ fuzz: $(STAMP) ## Sends a real relay 100,000 bodies, raw nonsense and unfinished
 run: $(STAMP) ## Runs the relay as a server does, with the settings in .env (see .env.example).
 	$(BIN)/gunicorn 'app:create_app()'
 
-format: $(STAMP) ## Formats the code and mends what ruff can mend by itself.
+format: $(STAMP) ## Formats the code and repairs what ruff can repair by itself.
 	$(BIN)/python -m ruff format .
 	$(BIN)/python -m ruff check --fix .
 

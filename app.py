@@ -1,103 +1,75 @@
-"""The Flask app: takes Khoros' notifications in, says how it is doing. Importing it does nothing."""
+"""The Flask app: wires the rooms together and answers for what is not a notification. Importing it does nothing."""
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flask import Flask, Response, current_app, jsonify, render_template, request
+from flask import Flask, Response, current_app, g, jsonify, render_template, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-import cli
-import logfmt
-import status
-from alerts import Alerts
-from catch_up import CatchUp
-from config import Config
-from database import StoreUnavailable
-from delivery import PARALLEL, Delivery
-from door import BODY_LIMIT, Door, Push, Refusal, request_id, told
-from front import secure_headers
-from inbox import Inbox
-from intake import Intake
+import log
+from config import VARIABLES, Config, Reader
+from destinations.delivery import Delivery
+from destinations.routes import Route, Routes
+from destinations.zendesk import ZENDESK_VARIABLES, ZendeskDestination, ZendeskSettings
+from destinations.zendesk_words import Style
+from inbox import open_database
+from inbox.facts import Facts
+from inbox.inbox import Inbox
+from inbox.records import Records
+from khoros.catch_up import CatchUp
+from khoros.receive import (
+    BODY_LIMIT,
+    NOTIFICATIONS_PATH,
+    Push,
+    Receiver,
+    Refusal,
+    log_refusal,
+    request_id,
+    secure_headers,
+)
+from khoros.subscription import Subscriber
 from khoros_client import KhorosClient
-from logfmt import event
-from records import Records
-from standing import Standing, standing
-from subscription import NOTIFICATIONS_PATH, Subscriber
-from tickets import Style
-from upkeep import Upkeep
-from zendesk_client import API_TOKENS_END, ZendeskClient
-
-STOP_S = 18.0  # for deliveries in flight: a connect and a read time-out; gunicorn.conf.py waits 20
+from operations import cli, status
+from operations.alerts import Alerts
+from operations.health import public_health
+from operations.metrics import Metrics
+from operations.relay import Relay
+from operations.retention import Retention
+from zendesk_client import ZendeskClient
 
 
-@dataclass
-class Relay:
-    """The parts of one process."""
+@dataclass(frozen=True)
+class Settings:
+    """What every process needs, and what each destination reads for itself."""
 
     config: Config
-    inbox: Inbox
-    records: Records
-    intake: Intake
-    door: Door
-    khoros: KhorosClient
-    zendesk: ZendeskClient
-    delivery: Delivery
-    subscriber: Subscriber
-    upkeep: Upkeep
-    writable_at: float = 0.0
+    zendesk: ZendeskSettings
 
-    def start(self) -> None:
-        """Starts the background work. Comes after the fork and after the bind (gunicorn.conf.py)."""
-        if not self.config.client_id:
-            event(
-                "zendesk_api_token", logging.WARNING, reason=f"Zendesk ends API tokens on {API_TOKENS_END}: use OAuth"
-            )
-        if self.config.on_dyno and self.config.database_url.startswith("sqlite"):
-            lost = "Heroku wipes the disk at every restart, and what waits in SQLite with it"
-            event(
-                "sqlite_on_heroku", logging.ERROR, reason=f"{lost}: heroku addons:create heroku-postgresql:essential-0"
-            )
-        self.delivery.start()
-        self.subscriber.loop.start()
-        self.upkeep.loop.start()
-
-    def stop(self) -> None:
-        """Finishes what is in flight, within STOP_S seconds."""
-        self.subscriber.loop.stop()
-        self.upkeep.loop.stop()
-        self.delivery.stop(STOP_S)
-        with suppress(StoreUnavailable):
-            self.inbox.save_tally()
-        self.inbox.close()
-
-    def standing(self) -> Standing | None:
-        """How the service is doing, or None when nothing can be stored. That is tried by a small commit, every two
-        seconds at most, so that asking does not wear the disk."""
-        try:
-            if time.monotonic() - self.writable_at > 2:
-                self.inbox.prove_writable()
-                self.writable_at = time.monotonic()
-            return standing(self.inbox)
-        except StoreUnavailable as error:
-            event("store_unavailable", logging.ERROR, reason=error)
-            return None
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """The settings in `environ`; an empty one counts as not set. Raises ConfigError, which names every fault."""
+        read = Reader(environ, {**VARIABLES, **ZENDESK_VARIABLES})
+        settings = cls(Config.read(read), ZendeskSettings.read(read))
+        read.finish()
+        return settings
 
 
-def create_app(config: Config | None = None) -> Flask:
-    """The service, wired but not yet working in the background. Without `config` it is read from the environment.
-    Raises ConfigError."""
-    config = config or Config.from_env(os.environ)
-    logfmt.configure(config.log_level, config.secrets)
-    app = Flask(__name__)
+def create_app(settings: Settings | None = None) -> Flask:
+    """The service, wired; its background work begins with Relay.start. Without `settings` they are read from the
+    environment. Raises ConfigError."""
+    settings = settings or Settings.from_env(os.environ)
+    config = settings.config
+    parts = _wire(settings)
+    log.configure(config.log_level, parts.secrets)
+    app = Flask(__name__, template_folder="operations/templates", static_folder="operations/static")
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the provider Flask sets by default has it
-    app.extensions["relay"] = _wire(config)
+    app.extensions["relay"] = parts
     app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1)  # type: ignore[method-assign]  # Flask's documented way
     if not config.polling:
         app.add_url_rule(NOTIFICATIONS_PATH, view_func=notifications, methods=["POST"])
@@ -111,79 +83,89 @@ def create_app(config: Config | None = None) -> Flask:
     return app
 
 
-def _wire(config: Config) -> Relay:
-    inbox = Inbox(config.database_url)
-    zendesk = ZendeskClient(
-        config.zendesk_url,
-        client_id=config.client_id,
-        client_secret=config.client_secret,
-        user_email=config.user_email,
-        api_token=config.api_token,
-        pool_size=PARALLEL,
+def _wire(settings: Settings) -> Relay:
+    config, database = settings.config, open_database(settings.config.database_url)
+    inbox, facts = Inbox(database), Facts(database)
+    metrics = Metrics() if config.status_password else None
+    destination = _zendesk(settings)
+    delivery = Delivery(inbox, destination, on_outcome=metrics.on_outcome if metrics else None)
+    receiver = Receiver(
+        config.bearer_tokens,
+        config.company_id,
+        Routes([Route(config.label, destination.name)]).names_for,
+        inbox,
+        lambda count: delivery.wake(),
+        metrics.on_receipt if metrics else lambda receipt, seconds: None,
     )
     khoros = KhorosClient(config.khoros_url, config.khoros_token, config.company_id)
-    delivery = Delivery(inbox, zendesk, Style(config.label.pattern, config.ticket_fields, config.comment_public))
-    intake = Intake(config, inbox)
-    catch_up = CatchUp(config, inbox, intake, khoros, delivery.wake)
+    catch_up = CatchUp(config, facts, receiver, khoros)
     return Relay(
         config=config,
         inbox=inbox,
-        records=Records(inbox),
-        intake=intake,
-        door=Door(config.bearer_tokens, intake, inbox, delivery.wake),
+        facts=facts,
+        records=Records(database),
+        receiver=receiver,
         khoros=khoros,
-        zendesk=zendesk,
-        delivery=delivery,
-        subscriber=Subscriber(config, inbox, khoros, catch_up),
-        upkeep=Upkeep(inbox, Alerts(config, inbox), config.retention_s),
+        subscriber=Subscriber(config, facts, khoros, catch_up),
+        deliveries={destination.name: delivery},
+        retention=Retention(inbox, Alerts(config, inbox, facts, [destination.name]), config.retention_s),
+        metrics=metrics,
+        secrets=(*config.secrets, *settings.zendesk.secrets),
     )
+
+
+def _zendesk(settings: Settings) -> ZendeskDestination:
+    account = settings.zendesk
+    client = ZendeskClient(
+        account.url,
+        client_id=account.client_id,
+        client_secret=account.client_secret,
+        user_email=account.user_email,
+        api_token=account.api_token,
+        pool_size=ZendeskDestination.parallel,
+    )
+    style = Style(settings.config.label.pattern, account.ticket_fields, account.comment_public)
+    return ZendeskDestination(client, account.url, style)
 
 
 def relay() -> Relay:
     """The parts behind the current request."""
-    found: Relay = current_app.extensions["relay"]
-    return found
+    parts: Relay = current_app.extensions["relay"]
+    return parts
 
 
 def notifications() -> tuple[Response, int]:
-    """POST /notifications where Flask itself is asked, by `flask run` or another server. Under gunicorn front.py
-    answers instead, in the same words."""
-    at, door = time.perf_counter(), relay().door
-    door.admit(request.headers.get("Authorization", ""))
-    [outcome] = door.take([Push(request.get_data(), request_id(request.headers.get("X-Request-Id", "")), at)])
+    """POST /notifications where Flask itself is asked, by `flask run` or another server. Under gunicorn
+    khoros/receive.py answers instead, in the same words."""
+    at, receiver = time.perf_counter(), relay().receiver
+    receiver.admit(request.headers.get("Authorization", ""))
+    push = Push(request.get_data(), own_request_id(), at)
+    request.stream.read(1)  # a body of unknown length ends at the limit; only asking for more raises 413
+    [outcome] = receiver.receive([push])
     if isinstance(outcome, Refusal):
         raise outcome
     return jsonify(asdict(outcome)), 202
 
 
+def own_request_id() -> str:
+    """The name of the current request, the same in all its lines."""
+    return str(g.setdefault("request_id", request_id(request.headers.get("X-Request-Id", ""))))
+
+
 def health() -> tuple[Response, int]:
-    """GET /health: can it store, is it subscribed, is Zendesk there, how much waits. 503 when it cannot store."""
-    now = relay().standing()
-    if now is None:
-        return jsonify(status="down", store="unavailable", message="Nothing can be stored: see the log."), 503
-    counts, gate, connection = now.counts, now.gate, now.connection
-    age_s = None if counts.oldest_pending_s is None else round(counts.oldest_pending_s, 1)
-    answer: dict[str, Any] = {
-        "status": "ok" if now.connected and not counts.parked else "attention",
-        "store": "ok",
-        "subscription": {"state": connection.state, "detail": connection.detail},
-        "zendesk": {"state": gate.state, "detail": gate.reason, "held_s": round(now.held_s, 1)},
-        "pending": counts.pending,
-        "parked": counts.parked,
-        "oldest_pending_s": age_s,
-    }
-    return jsonify(answer), 200
+    """GET /health: states and counts. 503 when nothing can be stored."""
+    now = relay().health()
+    return jsonify(public_health(now)), 503 if now is None else 200
 
 
 def landing() -> str:
-    """GET /: what this is and whether it is connected. On Heroku the visit also tells the service its own name."""
-    now = relay().standing()
+    """GET /: what this is and whether it is connected. On Heroku the visit also tells the service its own address."""
+    now = relay().health()
     if now and request.method == "GET":
         relay().subscriber.learn_address(request.host.lower(), secure=request.is_secure)
-    settings = relay().config
-    return render_template(
-        "index.html", standing=now, label=settings.label.pattern, status_page=bool(settings.status_password)
-    )
+    config = relay().config
+    shown: dict[str, Any] = {"label": config.label.pattern, "destinations": relay().destinations}
+    return render_template("index.html", health=now, status_page=bool(config.status_password), **shown)
 
 
 def secure(response: Response) -> Response:
@@ -194,10 +176,9 @@ def secure(response: Response) -> Response:
 
 def failure(error: Exception) -> tuple[Response, int]:
     """Every error as small JSON."""
-    name = request_id(request.headers.get("X-Request-Id", ""))
-    refusal = Refusal.of(error, name)
+    refusal = Refusal.of(error, own_request_id())
     if request.path == NOTIFICATIONS_PATH:
-        told(refusal, name)
+        log_refusal(refusal, own_request_id())
     answer = jsonify(error=refusal.error, message=refusal.message)
     answer.headers.update(refusal.headers)
     return answer, refusal.status

@@ -1,19 +1,18 @@
-"""One kind of background work: a step, again and again, in a thread that outlives whatever goes wrong in it."""
+"""A thread that repeats one step, whatever goes wrong in it."""
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 
-from database import StoreUnavailable
-from logfmt import event, where
+import log
+from inbox.database import DatabaseUnavailable
 
-STORE_PAUSE_S, FAULT_PAUSE_S = 5.0, 60.0
+DATABASE_PAUSE_S, FAULT_PAUSE_S = 5.0, 60.0
 
 
 class Loop:
-    """Calls `step` in the background; it returns the seconds until its next turn. `wake()` shortens them."""
+    """Calls `step` in the background; it returns the seconds until the next call. `wake()` shortens them."""
 
     def __init__(self, name: str, step: Callable[[], float]) -> None:
         self._name, self._step = name, step
@@ -25,7 +24,7 @@ class Loop:
         self._thread.start()
 
     def wake(self) -> None:
-        """Has the next step come at once."""
+        """Makes the next step come at once."""
         self._wake.set()
 
     def stop(self) -> None:
@@ -33,24 +32,17 @@ class Loop:
         self._stopping = True
         self._wake.set()
 
-    def join(self, timeout_s: float) -> None:
-        """Waits until it has stopped."""
-        self._thread.join(timeout_s)
-
-    @property
-    def running(self) -> bool:
-        return self._thread.is_alive()
+    def make_step(self) -> float:
+        """Makes one step and returns the seconds until the next, whatever goes wrong in it."""
+        try:
+            return self._step()
+        except DatabaseUnavailable:  # the delivery's own loop logs it
+            return DATABASE_PAUSE_S
+        except Exception as error:
+            log.error(f"{self._name}_broken", error=log.where(error))
+            return FAULT_PAUSE_S
 
     def _run(self) -> None:
         while not self._stopping:
-            self._wake.wait(self._guarded())
+            self._wake.wait(self.make_step())
             self._wake.clear()
-
-    def _guarded(self) -> float:
-        try:
-            return self._step()
-        except StoreUnavailable:  # the delivery's own loop says so
-            return STORE_PAUSE_S
-        except Exception as error:
-            event(f"{self._name}_broken", logging.ERROR, error=where(error))
-            return FAULT_PAUSE_S

@@ -19,11 +19,20 @@ from urllib3.exceptions import HTTPError
 TIMEOUT_S = (3.0, 15.0)  # connect, then each read
 
 
+@dataclass(frozen=True)
+class Quota:
+    """What an answer says of the account's rate limit: calls left in this window, and seconds until the next one."""
+
+    calls_left: int
+    reset_s: float
+
+
 class ServiceError(Exception):
     """A call did not do what it should. The message is safe to log: no secret, no customer's text.
 
-    `status` is HTTP's, `code` the service's own error code, `request_id` the service's name for the call and
-    `retry_after_s` the seconds it asks us to wait; each is None when the answer had none.
+    `status` is HTTP's, `code` the service's own error code, `request_id` the service's name for the call,
+    `retry_after_s` the seconds it asks us to wait and `quota` what is left of its limit; each is None when the answer
+    had none.
     """
 
     def __init__(
@@ -34,9 +43,11 @@ class ServiceError(Exception):
         code: str | None = None,
         request_id: str | None = None,
         retry_after_s: float | None = None,
+        quota: Quota | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.code, self.request_id, self.retry_after_s = status, code, request_id, retry_after_s
+        self.status, self.code, self.request_id = status, code, request_id
+        self.retry_after_s, self.quota = retry_after_s, quota
 
 
 class Unavailable(ServiceError):
@@ -44,11 +55,11 @@ class Unavailable(ServiceError):
 
 
 class Limited(Unavailable):
-    """The service takes no more calls for now: wait as long as `retry_after_s` says; nothing was done."""
+    """The service takes no more calls for now and did nothing: wait as long as `retry_after_s` says."""
 
 
 class Rejected(ServiceError):
-    """The service refuses this very request: put it aside for a person, go on with the others."""
+    """The service refuses this request: park it for a person, go on with the others."""
 
 
 class AuthFailed(ServiceError):
@@ -93,21 +104,25 @@ class Bearer(requests.auth.AuthBase):
         return request
 
 
-def new_session(pool_size: int) -> requests.Session:
-    """A session that `pool_size` threads can share: it keeps connections, no cookies and no credentials."""
+def new_session(url: str, pool_size: int = 1) -> requests.Session:
+    """A session for the service at `url` that `pool_size` threads can share. It keeps connections, no cookies and no
+    credentials, and reads the environment's proxies and certificates once: for each call that takes longest."""
     session = requests.Session()
     session.mount("http://", HTTPAdapter(pool_maxsize=pool_size))
     session.mount("https://", HTTPAdapter(pool_maxsize=pool_size))
-    session.auth = lambda request: request  # a call's own credentials or none, never those of a ~/.netrc
+    environment = session.merge_environment_settings(url, {}, None, None, None)
+    session.proxies, session.verify, session.trust_env = environment["proxies"], environment["verify"], False
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.headers.update({"Accept": "application/json", "User-Agent": "khoros-zendesk-relay"})
     return session
 
 
-def send(session: requests.Session, method: str, url: str, **options: Any) -> Answer:
-    """Makes one attempt and returns whatever was answered. Raises Unavailable when no whole answer came."""
+def send(session: requests.Session, method: str, url: str, **parts: Any) -> Answer:
+    """Makes one attempt and returns whatever was answered. `parts` are those of requests.Request. Raises Unavailable
+    when no whole answer came."""
     try:
-        response = session.request(method, url, timeout=TIMEOUT_S, allow_redirects=False, **options)
+        request = session.prepare_request(requests.Request(method, url, **parts))
+        response = session.send(request, timeout=TIMEOUT_S, allow_redirects=False)
     except (requests.RequestException, HTTPError) as error:  # requests lets a few of urllib3's errors through
         raise Unavailable(f"{urlsplit(url).hostname} gave no answer ({type(error).__name__})") from error
     return Answer(response.status_code, response.headers, response.content)

@@ -5,6 +5,7 @@ API reference: https://developer.zendesk.com/api-reference/ticketing/introductio
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,13 +14,14 @@ from typing import Any
 
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from outbound import Answer, AuthFailed, Bearer, Limited, Rejected, ServiceError, Unavailable, new_session, send
+from outbound import Answer, AuthFailed, Bearer, Limited, Quota, Rejected, ServiceError, Unavailable, new_session, send
 
 SCOPE = "tickets:read tickets:write"
 TOKEN_LIFE_S = 3600
 RENEW_BEFORE_S = 60
-RESET_UNKNOWN_S = 1.0  # how long a remaining count is believed when Zendesk does not say when it is renewed
+RESET_UNKNOWN_S = 1.0  # how long a remaining count holds when Zendesk does not say when it is renewed
 API_TOKENS_END = "2027-04-30"
+_is_count = re.compile("[0-9]{1,9}").fullmatch
 
 
 @dataclass(frozen=True)
@@ -32,19 +34,13 @@ class Ticket:
 
 
 @dataclass(frozen=True)
-class RateLimit:
-    """What an answer said of the account's limit: the calls left in this window, and the seconds until the next one."""
+class Reply:
+    """A good answer: its ticket, HTTP's status, Zendesk's name for the call, and what is left of the rate limit."""
 
-    remaining: int
-    reset_s: float
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What an answer looked like: HTTP's status and Zendesk's name for the call, for whoever has to look for it."""
-
-    status: int | None = None
-    request_id: str | None = None
+    ticket: Ticket
+    status: int
+    request_id: str | None
+    quota: Quota | None
 
 
 class ZendeskClient:
@@ -68,58 +64,42 @@ class ZendeskClient:
         self._url, self._clock = url, clock
         self._client_id, self._client_secret = client_id, client_secret
         self._basic = HTTPBasicAuth(f"{user_email}/token", api_token) if not client_id else None
-        self._session = new_session(pool_size)
+        self._session = new_session(url, pool_size)
         self._token_lock = threading.Lock()
         self._token, self._token_ends_at = "", 0.0
-        self._rate: tuple[int, float] | None = None  # calls left, and until when by our clock
-        self._mine = threading.local()
 
     @property
     def uses_api_token(self) -> bool:
         """Whether this client depends on an API token, which Zendesk switches off on 2027-04-30."""
         return self._basic is not None
 
-    @property
-    def rate(self) -> RateLimit | None:
-        """The account's limit by the latest answer that spoke of it, or None when that window is over."""
-        if self._rate is None or (reset_s := self._rate[1] - self._clock()) <= 0:
-            return None
-        return RateLimit(self._rate[0], reset_s)
-
-    @property
-    def answered(self) -> Answered:
-        """The latest answer to a call of this thread."""
-        return getattr(self._mine, "answered", Answered())
-
-    def create_ticket(self, body: bytes, idempotency_key: str) -> Ticket:
+    def create_ticket(self, body: bytes, idempotency_key: str) -> Reply:
         """Creates a ticket (…/ticketing/tickets/tickets/#create-ticket). For two hours the same key with the same body
         answers with the same ticket; the same key with another body is Rejected with code IdempotentRequestError."""
-        return _ticket(self._call("POST", "/api/v2/tickets", body, {"Idempotency-Key": idempotency_key}))
+        return _reply(*self._call("POST", "/api/v2/tickets", body, {"Idempotency-Key": idempotency_key}))
 
     def find_tickets(self, external_id: str) -> list[Ticket]:
         """The tickets with this external_id, newest first (…/ticketing/tickets/tickets/#list-tickets)."""
-        found = self._call("GET", "/api/v2/tickets", params={"external_id": external_id}).get("tickets")
-        if not isinstance(found, list):
-            raise Unavailable("Zendesk answered without a list of tickets")
-        ours = [_ticket({"ticket": t}) for t in found if isinstance(t, dict) and t.get("external_id") == external_id]
+        payload, _ = self._call("GET", "/api/v2/tickets", params={"external_id": external_id})
+        tickets = _list(payload, "tickets")
+        ours = [_ticket({"ticket": t}) for t in tickets if isinstance(t, dict) and t.get("external_id") == external_id]
         return sorted(ours, key=lambda ticket: ticket.id, reverse=True)
 
-    def add_note(self, ticket_id: int, body: bytes) -> None:
+    def add_note(self, ticket_id: int, body: bytes) -> Reply:
         """Adds a comment to a ticket (…/ticketing/tickets/tickets/#update-ticket). A closed one is Rejected."""
-        self._call("PUT", f"/api/v2/tickets/{ticket_id}", body)
+        return _reply(*self._call("PUT", f"/api/v2/tickets/{ticket_id}", body), Ticket(ticket_id))
 
     def has_note(self, ticket_id: int, words: str) -> bool:
         """Whether one of the ticket's last 100 comments contains `words` (…/tickets/ticket_comments/#list-comments)."""
         params = {"per_page": "100", "sort_order": "desc"}
-        comments = self._call("GET", f"/api/v2/tickets/{ticket_id}/comments", params=params).get("comments")
-        if not isinstance(comments, list):
-            raise Unavailable("Zendesk answered without a list of comments")
-        return any(words in str(comment) for comment in comments)
+        payload, _ = self._call("GET", f"/api/v2/tickets/{ticket_id}/comments", params=params)
+        return any(words in str(comment) for comment in _list(payload, "comments"))
 
     def me(self) -> str:
         """The role of the user we act as: admin or agent (…/ticketing/users/users/#show-self). Raises AuthFailed when
         Zendesk takes us for an anonymous visitor or an end user: it answers 200 even then."""
-        user = self._call("GET", "/api/v2/users/me").get("user")
+        payload, _ = self._call("GET", "/api/v2/users/me")
+        user = payload.get("user")
         role = str(user.get("role")) if isinstance(user, dict) and user.get("id") else "anonymous user"
         if role not in ("admin", "agent"):
             raise AuthFailed(f"Zendesk takes us for an {role}: an agent's credentials are needed", code=role)
@@ -132,17 +112,14 @@ class ZendeskClient:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], Answer]:
         headers = {"Content-Type": "application/json", **(headers or {})} if body is not None else headers
         auth, options = self._auth(), {"data": body, "headers": headers, "params": params}
         answer = send(self._session, method, self._url + path, auth=auth, **options)
         if answer.status == 401 and isinstance(auth, Bearer):  # it may have been revoked before its time
             self._drop(auth.token)
             answer = send(self._session, method, self._url + path, auth=self._auth(), **options)
-        self._mine.answered = Answered(answer.status, _request_id(answer.headers))
-        if rate := _rate(answer.headers):
-            self._rate = (rate.remaining, self._clock() + rate.reset_s)
-        return read_answer(answer)
+        return read_zendesk_answer(answer), answer
 
     def _auth(self) -> AuthBase:
         """Our credentials. The OAuth token is asked for once for all threads, a minute before the old one ends
@@ -167,8 +144,8 @@ class ZendeskClient:
         if answer.status in (400, 401, 403, 404, 422):
             said = f"Zendesk answered {answer.status} to ZENDESK_CLIENT_ID and ZENDESK_CLIENT_SECRET: check both"
             request_id = _request_id(answer.headers)
-            raise AuthFailed(said, status=answer.status, code=_code(answer.json()), request_id=request_id)
-        granted = read_answer(answer)
+            raise AuthFailed(said, status=answer.status, code=_error_code(answer.json()), request_id=request_id)
+        granted = read_zendesk_answer(answer)
         if not isinstance(granted.get("access_token"), str) or not granted["access_token"]:
             raise Unavailable("Zendesk answered without an access token")
         if missing := _missing(str(granted.get("scope") or SCOPE)):
@@ -182,12 +159,12 @@ class ZendeskClient:
                 self._token = ""
 
 
-def read_answer(answer: Answer) -> dict[str, Any]:
+def read_zendesk_answer(answer: Answer) -> dict[str, Any]:
     """The object in a good answer; otherwise raises the error that says what to do next."""
     status, payload = answer.status, answer.json()
     if 200 <= status < 300 and isinstance(payload, dict):
         return payload
-    code, request_id = _code(payload), _request_id(answer.headers)
+    code, request_id = _error_code(payload), _request_id(answer.headers)
     said = f"Zendesk answered {status}{f' {code}' if code else ''}"
     kind: type[ServiceError] = Unavailable
     if 200 <= status < 300:
@@ -200,7 +177,19 @@ def read_answer(answer: Answer) -> dict[str, Any]:
         kind = Limited
     elif 400 <= status < 500 and status not in (408, 409, 425):
         kind = Rejected
-    raise kind(said, status=status, code=code, request_id=request_id, retry_after_s=answer.retry_after_s)
+    wait_s, quota = answer.retry_after_s, _quota(answer.headers)
+    raise kind(said, status=status, code=code, request_id=request_id, retry_after_s=wait_s, quota=quota)
+
+
+def _reply(payload: Mapping[str, Any], answer: Answer, ticket: Ticket | None = None) -> Reply:
+    return Reply(ticket or _ticket(payload), answer.status, _request_id(answer.headers), _quota(answer.headers))
+
+
+def _list(payload: Mapping[str, Any], name: str) -> list[Any]:
+    found = payload.get(name)
+    if not isinstance(found, list):
+        raise Unavailable(f"Zendesk answered without a list of {name}")
+    return found
 
 
 def _ticket(payload: Mapping[str, Any]) -> Ticket:
@@ -210,7 +199,7 @@ def _ticket(payload: Mapping[str, Any]) -> Ticket:
     return Ticket(ticket["id"], str(ticket.get("status") or ""), str(ticket.get("description") or ""))
 
 
-def _code(payload: object) -> str | None:
+def _error_code(payload: object) -> str | None:
     """Zendesk's error code with the refused fields and why: "RecordInvalid requester:UserSuspended". Its descriptions
     stay out: they are localised and quote customers."""
     if not isinstance(payload, dict):
@@ -237,12 +226,12 @@ def _request_id(headers: Mapping[str, str]) -> str | None:
     return given[:200] or None  # it is kept in a column
 
 
-def _rate(headers: Mapping[str, str]) -> RateLimit | None:
+def _quota(headers: Mapping[str, str]) -> Quota | None:
     remaining = headers.get("X-Rate-Limit-Remaining") or headers.get("ratelimit-remaining") or ""
     reset = headers.get("ratelimit-reset") or ""
-    if not remaining.isdecimal():
+    if not _is_count(remaining):
         return None
-    return RateLimit(int(remaining), float(reset) if reset.isdecimal() else RESET_UNKNOWN_S)
+    return Quota(int(remaining), float(reset) if _is_count(reset) else RESET_UNKNOWN_S)
 
 
 def _missing(granted: str) -> list[str]:

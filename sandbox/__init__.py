@@ -1,1 +1,1 @@
-"""A fake Khoros and a fake Zendesk on real HTTP, and the relay between them: `python -m sandbox` runs all three."""
+"""A simulated Khoros and a simulated Zendesk on real HTTP, and the relay between them: see `python -m sandbox`."""

@@ -1,4 +1,4 @@
-"""`python -m sandbox`: a play Khoros, the relay and a play Zendesk on this machine. No account is needed."""
+"""`python -m sandbox`: a simulated Khoros, the relay and a simulated Zendesk on this machine. No account is needed."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from sandbox.zendesk import FakeZendesk
 LABEL = "CreateCase"
 POSTS = 3
 PATIENCE_S = 30.0
-WINDOW_S = 10  # the play Zendesk's "minute": nobody watches a page for a real one
+WINDOW_S = 10  # the simulated Zendesk counts calls in windows of 10 s instead of a minute: a demo is short
 
-STATUS_PASSWORD = "demo-status-page"  # shown to whoever opens the demo; only this machine reaches it
+STATUS_PASSWORD = "demo-status-page"  # the demo's page shows it; only this machine can reach the page
 
 
 @dataclass(frozen=True)
 class Demo:
-    """All three, running, and the page that shows them."""
+    """Khoros, the relay and Zendesk, running, and the page that shows them."""
 
     khoros: FakeKhoros
     zendesk: FakeZendesk
@@ -43,18 +43,18 @@ class Demo:
 
 
 def main() -> int:
-    """Runs the demo. Returns 0 when all went well."""
+    """Runs the demo. Returns the exit status: 0 when all went well."""
     parser = argparse.ArgumentParser(
-        prog="python -m sandbox", description="A play Khoros, the relay and a play Zendesk."
+        prog="python -m sandbox", description="A simulated Khoros, the relay and a simulated Zendesk."
     )
-    parser.add_argument("--once", action="store_true", help="label three posts, show their tickets, and end")
+    parser.add_argument("--once", action="store_true", help="label three posts, print their tickets and stop")
     once: bool = parser.parse_args().once
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     try:
         with ExitStack() as stack:
-            demo = start(stack, any_port=once, echo=None if once else tell)
+            demo = start(stack, any_port=once, echo=None if once else print_log_line)
             return run_once(demo, stopped) if once else run(demo, stopped)
     except RelayFailed as failure:
         say(str(failure))
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def start(stack: ExitStack, *, any_port: bool, echo: Callable[[str], None] | None) -> Demo:
-    """Starts all three; `stack` ends them again."""
+    """Starts Khoros, Zendesk, the relay and the page. `stack` stops them again."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-demo-")))
     khoros = FakeKhoros(token=secrets.token_hex(16), label_name=LABEL)
     zendesk = FakeZendesk(client_secret=secrets.token_hex(16), user_email="", window_s=WINDOW_S)
@@ -79,8 +79,8 @@ def start(stack: ExitStack, *, any_port: bool, echo: Callable[[str], None] | Non
     shown = stack.enter_context(Server(page.app, 0 if any_port else free_port(8080)))
     if echo:
         echo(f"\n==> Open {shown.url} in a browser. <==\n")
-        echo(f"That page has it all. Alone: inbox {inbox.url}, tickets {tickets.url}, relay {relay.url}.")
-        echo("Ctrl-C ends it. The relay's log:\n")
+        echo(f"Each part alone: inbox {inbox.url}, tickets {tickets.url}, relay {relay.url}.")
+        echo("Ctrl-C stops the demo. The relay's log:\n")
     relay.start().wait_ready()
     return Demo(khoros, zendesk, relay, page, shown.url)
 
@@ -88,7 +88,7 @@ def start(stack: ExitStack, *, any_port: bool, echo: Callable[[str], None] | Non
 def settings(
     khoros: FakeKhoros, zendesk: FakeZendesk, khoros_url: str, zendesk_url: str, relay_url: str, folder: Path
 ) -> dict[str, str]:
-    """The relay's variables for these two fakes, with its database in `folder`."""
+    """The relay's settings for these two services, with its database in `folder`."""
     return {
         "SPREDFAST_API_TOKEN": khoros.token,
         "SPREDFAST_COMPANY_ID": str(khoros.company_id),
@@ -105,17 +105,17 @@ def settings(
 
 
 def run(demo: Demo, stopped: threading.Event) -> int:
-    """Leaves everything running until somebody ends it, or the relay ends by itself: not killed from the page."""
+    """Runs until somebody stops it, or until the relay ends although nobody killed it from the page."""
     while not stopped.wait(0.2):
         if not demo.relay.running and not demo.page.killed:
-            say("The relay has ended.")
+            say("The relay has stopped.")
             return 1
-    say("Ending.")
+    say("Stopping.")
     return 0
 
 
 def run_once(demo: Demo, stopped: threading.Event) -> int:
-    """Labels three posts, one of them announced twice, and says what became of them. Returns 1 if anything is amiss."""
+    """Labels three posts, sends the event of one twice, and prints the tickets. Returns 1 when a ticket is missing."""
     khoros, zendesk = demo.khoros, demo.zendesk
     end_at = time.monotonic() + PATIENCE_S
 
@@ -131,13 +131,13 @@ def run_once(demo: Demo, stopped: threading.Event) -> int:
     labelled = label_posts(khoros)
     if not wait_for(f"{POSTS} tickets", lambda: labelled.keys() <= {ticket.external_id for ticket in zendesk.tickets}):
         return report(demo, labelled)
-    if not wait_for("an end of the relay's work", lambda: khoros.drain(0) and pending(demo.relay) == 0):
+    if not wait_for("the end of the relay's work", lambda: khoros.drain(0) and pending(demo.relay) == 0):
         return 1
     return report(demo, labelled)
 
 
 def label_posts(khoros: FakeKhoros) -> dict[str, float]:
-    """Labels the first posts of the inbox, sends the first one's event twice, and gives when each was labelled."""
+    """Labels the first posts of the inbox and sends the first event twice. Returns the time of each label, by post."""
     labelled: dict[str, float] = {}
     for post_id in list(khoros.posts)[:POSTS]:
         labelled[post_id] = time.time()
@@ -148,16 +148,16 @@ def label_posts(khoros: FakeKhoros) -> dict[str, float]:
 
 
 def pending(relay: Relay) -> int | None:
-    """How many items the relay has still to deliver, by its own word; None when it gives none."""
+    """The number of items that the relay has yet to deliver, from its /health. None when it does not answer."""
     try:
-        waiting = requests.get(f"{relay.url}/health", timeout=5).json().get("pending")
+        number = requests.get(f"{relay.url}/health", timeout=5).json().get("pending")
     except (requests.RequestException, ValueError):
         return None
-    return waiting if isinstance(waiting, int) else None
+    return number if isinstance(number, int) else None
 
 
 def report(demo: Demo, labelled: dict[str, float]) -> int:
-    """Prints which post became which ticket, and the sum. Returns 0 when every post has one ticket."""
+    """Prints the ticket of each post, and totals. Returns 0 when every post has exactly one ticket."""
     made = {post_id: [t for t in demo.zendesk.tickets if t.external_id == post_id] for post_id in labelled}
     width = max(map(len, labelled))
     say(f"{'post':{width}}  {'ticket':6}  {'after':>7}  subject")
@@ -177,8 +177,8 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def tell(line: str) -> None:
-    """Says a line of the relay's log, unless it is about the page asking how the relay is."""
+def print_log_line(line: str) -> None:
+    """Prints a line of the relay's log, but not the requests for /health that the demo's page makes."""
     if not is_health_check(line):
         say(line)
 

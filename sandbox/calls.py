@@ -1,4 +1,4 @@
-"""What was asked of a fake, kept in the order the answers left."""
+"""The API calls that a fake has answered, in the order in which the answers left."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Call:
-    """One request to the API and the status it got; `status` None: the connection was dropped without an answer."""
+    """One request to the API and its answer. `status` is None when the connection was dropped without an answer."""
 
-    at: float  # when it came, by the fake's clock
+    at: float  # the time of the request, by the fake's clock
     method: str
     path: str
     query: str
     status: int | None
     idempotency_key: str | None
     idempotency_lookup: str | None  # hit, miss or None, as answered
-    body: bytes = field(repr=False)
+    body: bytes = field(repr=False)  # of the request
     headers: Mapping[str, str] = field(repr=False)  # of the request, names in lower case
+    answer: bytes = field(default=b"", repr=False)
 
 
 class Recorder:
-    """A WSGI app that passes everything on to `app` and keeps every API call in `calls`."""
+    """A WSGI app in front of `app` that keeps every API call in `calls`."""
 
     def __init__(self, app: WSGIApplication, clock: Callable[[], float]) -> None:
         self._app, self._clock = app, clock
@@ -52,14 +53,20 @@ class Recorder:
         try:
             status, headers, answer = run_app(self._app, environ)
         except Dropped:
-            self._keep(at, environ, body, None, {})
+            self._keep(at, environ, body, None, {}, b"")
             raise
-        self._keep(at, environ, body, int(status[:3]), dict(headers))
+        self._keep(at, environ, body, int(status[:3]), dict(headers), answer)
         start_response(status, headers)
         return [answer]
 
     def _keep(
-        self, at: float, environ: dict[str, Any], body: bytes, status: int | None, answered: dict[str, str]
+        self,
+        at: float,
+        environ: dict[str, Any],
+        body: bytes,
+        status: int | None,
+        answered: dict[str, str],
+        answer: bytes,
     ) -> None:
         names = [name for name in environ if name.startswith("HTTP_")]
         sent = {name[5:].replace("_", "-").lower(): environ[name] for name in names}
@@ -73,6 +80,7 @@ class Recorder:
             idempotency_lookup=answered.get("x-idempotency-lookup"),
             body=body,
             headers={"content-type": environ.get("CONTENT_TYPE", ""), **sent},
+            answer=answer,
         )
         with self._lock:
             self._calls.append(call)

@@ -1,4 +1,4 @@
-"""The demo's one page: the inbox, what the relay does, and the tickets, with switches to break each of them."""
+"""The demo's page: the inbox, the relay and the tickets, with switches that break each of them."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from sandbox.zendesk_state import FakeTicket
 BURST = 200
 SHOWN_POSTS = SHOWN_TICKETS = 30
 SHOWN_LINES = 60
-CUT = "cut"  # the "level" of the line that stands for what a killed process could not write
-ASK_EVERY_S = 0.25  # however many windows are open
+CUT = "cut"  # the "level" of a line for the moment at which the relay was killed
+ASK_EVERY_S = 0.25  # at most, also when many windows are open
 
-CLOSED = {  # what the relay's /health calls the ways in which Zendesk is not to be had
-    "outage": "Zendesk does not answer. Nothing is lost: the posts wait here, one keeps trying, then all go.",
-    "limited": "Zendesk's limit is reached. The posts wait here as long as Zendesk asks for.",
-    "unauthorised": "Zendesk refuses the relay's login. Nothing is lost: the posts wait here until it is let in.",
+CLOSED = {  # by the state of Zendesk in the relay's /health
+    "outage": "Zendesk does not answer. Nothing is lost: one post is retried; when it succeeds, the rest follow.",
+    "limited": "Zendesk's limit is reached. The posts wait for as long as Zendesk asks.",
+    "unauthorised": "Zendesk refuses the relay's login. Nothing is lost: the posts wait until the login works.",
 }
 
 
 @dataclass(frozen=True)
 class Burst:
-    """Posts that were labelled together, how many of them have a ticket, and how many have more than one."""
+    """Posts that were labelled together: how many have a ticket, and how many have more than one."""
 
     size: int
     ticketed: int
@@ -43,29 +43,29 @@ class Burst:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How the relay is doing by its own GET /health. `waiting` and `parked` are None when it gives no answer."""
+class Health:
+    """The answer of the relay's GET /health. `pending` and `parked` are None when it does not answer."""
 
     running: bool
     subscribed: bool = False
     gate: str = ""
     held_s: float = 0.0
-    waiting: int | None = None
+    pending: int | None = None
     parked: int | None = None
 
 
 class DemoPage:
-    """The page over a Khoros, a relay and a Zendesk that run already. `app` is the WSGI app; give it to `Server`."""
+    """The page for a Khoros, a relay and a Zendesk that already run. `app` is the WSGI app; give it to `Server`."""
 
     def __init__(self, khoros: FakeKhoros, zendesk: FakeZendesk, relay: Relay) -> None:
         self.khoros, self.zendesk, self.relay = khoros, zendesk, relay
         self.mode = "healthy"
-        self.killed = False  # on purpose, and not started again
-        self._kills: list[int] = []  # how many lines it had written each time
-        self._burst: list[str] = []  # the posts of the latest one
+        self.killed = False  # from the page, and not started again
+        self._kills: list[int] = []  # for each kill, the number of lines in the log
+        self._burst: list[str] = []  # the posts of the newest one
         self._in_bursts: set[str] = set()
         self._lock = threading.Lock()  # one switch at a time
-        self._asked_at, self._standing = -ASK_EVERY_S, Standing(running=False)
+        self._asked_at, self._health = -ASK_EVERY_S, Health(running=False)
         self._asking = threading.Lock()
         self._session = requests.Session()
         self._session.trust_env = False
@@ -93,11 +93,11 @@ class DemoPage:
         self.app.before_request(refuse_strangers)
         self.app.after_request(protect)
 
-    # What is shown
+    # The page
 
     def _page(self, ticket_id: int | None = None) -> tuple[str, int]:
         tickets = self.zendesk.tickets
-        standing = self.standing()
+        health = self.health()
         newest = tickets[-1].id if tickets else None
         ticket_of = {ticket.external_id: ticket for ticket in tickets}
         inbox = self.khoros.inbox_view(SHOWN_POSTS, self._in_bursts)
@@ -109,9 +109,9 @@ class DemoPage:
             ticket_of=ticket_of,
             burst=self._burst_shown(tickets),
             burst_size=BURST,
-            standing=standing,
-            story=story(standing, self.killed, self.mode, bool(tickets)),
-            delivered=sum(len(ticket.comments) for ticket in tickets),  # a ticket's first comment, or a later note
+            health=health,
+            story=story(health, self.killed, self.mode, bool(tickets)),
+            delivered=sum(len(ticket.comments) for ticket in tickets),  # each is a ticket's first comment or a note
             log=self.log(),
             modes=MODES.values(),
             mode=MODES[self.mode],
@@ -120,43 +120,43 @@ class DemoPage:
         )
         return page, 404 if desk["missing"] else 200
 
-    def standing(self) -> Standing:
-        """How the relay is doing; asked anew every now and then."""
+    def health(self) -> Health:
+        """The relay's health, at most ASK_EVERY_S old."""
         with self._asking:
             if time.monotonic() - self._asked_at > ASK_EVERY_S:
-                self._standing = self._ask()
+                self._health = self._ask()
                 self._asked_at = time.monotonic()
-            return self._standing
+            return self._health
 
     def log(self) -> list[LogLine]:
-        """The newest lines of the relay's log, newest first, but those about this page's own questions."""
-        told = [(number, line) for number, line in enumerate(list(self.relay.output)) if not is_health_check(line)]
-        lines = [read_line(number, line) for number, line in told[-SHOWN_LINES:]]
+        """The newest lines of the relay's log, newest first, without those about this page's own requests."""
+        shown = [(number, line) for number, line in enumerate(list(self.relay.output)) if not is_health_check(line)]
+        lines = [read_line(number, line) for number, line in shown[-SHOWN_LINES:]]
         oldest = lines[0].number if lines else 0
         kills = [LogLine(number, CUT, "killed with -9", []) for number in self._kills if number >= oldest]
         return sorted(lines + kills, key=lambda line: (line.number, line.level != CUT), reverse=True)
 
-    def _ask(self) -> Standing:
+    def _ask(self) -> Health:
         if not self.relay.running:
-            return Standing(running=False)
+            return Health(running=False)
         try:
             health = self._session.get(f"{self.relay.url}/health", timeout=2).json()
-            return Standing(
+            return Health(
                 running=True,
                 subscribed=health["subscription"]["state"] == "subscribed",
                 gate=health["zendesk"]["state"],
                 held_s=health["zendesk"]["held_s"],
-                waiting=health["pending"],
+                pending=health["pending"],
                 parked=health["parked"],
             )
         except (requests.RequestException, ValueError, KeyError):
-            return Standing(running=True)
+            return Health(running=True)
 
     def _burst_shown(self, tickets: list[FakeTicket]) -> Burst | None:
         posts, made = self._burst, Counter(ticket.external_id for ticket in tickets)
         return Burst(len(posts), sum(made[p] > 0 for p in posts), sum(made[p] > 1 for p in posts)) if posts else None
 
-    # What the buttons do
+    # The buttons
 
     def _pressed(self, press: Callable[[], None]) -> Callable[[], AnyResponse]:
         def answer() -> AnyResponse:
@@ -174,7 +174,7 @@ class DemoPage:
 
     def _label(self) -> None:
         self.khoros.label(request.form["post"], request.form["label"])
-        self.khoros.drain(0.5)  # usually long enough to show what became of it
+        self.khoros.drain(0.5)  # usually long enough to show the outcome
 
     def _repeat(self) -> None:
         self.khoros.repeat(request.form["event"])
@@ -209,23 +209,23 @@ class DemoPage:
         self.killed = False
 
 
-def story(standing: Standing, killed: bool, mode: str, any_ticket: bool) -> tuple[str, str]:
-    """How things are, in a word for the colour and a sentence for a person."""
-    if not standing.running:
-        said = "The relay was killed." if killed else "The relay has ended."
-        return "bad", f"{said} Khoros calls in vain. What is labelled now is fetched when the relay is back."
-    if standing.waiting is None or not standing.subscribed:
-        return "wait", "The relay is starting: it reads its database and looks for what it missed."
-    if standing.gate in CLOSED:
-        back = "Zendesk is well again. The relay learns it at its next try, then all posts go."
-        return "wait", back if mode == "healthy" else CLOSED[standing.gate]
-    if standing.waiting:
+def story(health: Health, killed: bool, mode: str, any_ticket: bool) -> tuple[str, str]:
+    """One word for the colour of the page's first sentence, and the sentence."""
+    if not health.running:
+        said = "The relay was killed." if killed else "The relay has stopped."
+        return "bad", f"{said} Khoros cannot reach it. When it runs again, it fetches the labels that it missed."
+    if health.pending is None or not health.subscribed:
+        return "wait", "The relay is starting. It reads its database and fetches the labels that it missed."
+    if health.gate in CLOSED:
+        back = "Zendesk works again. The relay notices it at its next try, then all posts follow."
+        return "wait", back if mode == "healthy" else CLOSED[health.gate]
+    if health.pending:
         return "wait", "Posts are on their way to Zendesk."
-    if standing.parked:
+    if health.parked:
         return (
             "bad",
-            "Zendesk refused a post. It is parked: a person looks at it on the status page and sends it again.",
+            "Zendesk refused a post. It needs attention: the status page shows the reason and can send it again.",
         )
     if any_ticket:
-        return "good", "Everything is delivered. Nothing waits."
-    return "good", "Everything is connected. Give a post the label CreateCase and watch it become a ticket."
+        return "good", "All well. Every post has its ticket."
+    return "good", "All well. Give a post the label CreateCase: it becomes a ticket."

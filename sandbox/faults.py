@@ -1,4 +1,4 @@
-"""Tells a fake to fail: refuse, drop the connection, hang, be down. Faults act before the fake looks at the request."""
+"""Makes a simulated service fail: it refuses, drops the connection, hangs or is down, before it reads the request."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class _Rule:
 
 
 class Faults:
-    """The faults of one fake, taken in the order they were asked for.
+    """The faults of one simulated service, used up in the order in which they were added.
 
-    Everywhere `path` limits a fault to the paths that begin so and `method` to one method (None: every API call), and
-    `effect` says whether the work is done before the failure is answered. `error_body` gives the service's own
-    words for a status; `html_page` is what `html` answers.
+    `path` limits a fault to the paths that begin with it, `method` to one method (None: every API call). With `effect`
+    the service does the work before it answers with the failure. `error_body` returns the service's own body for a
+    status; `html_page` is the answer of `html`.
     """
 
     def __init__(self, error_body: Callable[[int], object], html_page: bytes = b"<html>Error</html>") -> None:
@@ -64,7 +64,7 @@ class Faults:
         method: str | None = None,
         effect: bool = False,
     ) -> None:
-        """Answers `status` to the next `next_n` requests, in the service's usual words when no body is given."""
+        """Answers `status` to the next `next_n` requests, with the service's usual body when none is given."""
         headers, data = self._answer(status, retry_after, body, content_type)
         self._add(_Rule("fail", next_n, path, method, effect, status=status, headers=headers, body=data))
 
@@ -90,10 +90,10 @@ class Faults:
     def hang(
         self, next_n: int, seconds: float, *, path: str | None = None, method: str | None = None, effect: bool = False
     ) -> None:
-        """Keeps the next `next_n` requests waiting for `seconds`, or until `clear()`.
+        """Lets the next `next_n` requests hang for `seconds`, or until `clear()`.
 
-        With `effect` the work is done first and the true answer is sent after the wait. Without, nothing is done, and
-        the connection is dropped after the wait.
+        With `effect` the service does the work first and sends the true answer after the wait. Without, it does
+        nothing and drops the connection after the wait.
         """
         self._add(_Rule("hang", next_n, path, method, effect, seconds=seconds))
 
@@ -103,25 +103,25 @@ class Faults:
         self._add(_Rule("html", next_n, path, method, status=200, headers=page, body=self._html_page))
 
     def clear(self) -> None:
-        """Ends every fault; requests that hang go on at once."""
+        """Removes every fault. Requests that hang continue at once."""
         with self._changed:
             self._rules.clear()
             self._released.set()
             self._released = threading.Event()
 
     def wait_until_hanging(self, count: int = 1, timeout_s: float = 10.0) -> bool:
-        """Waits until at least `count` requests hang; False when that did not happen in time."""
+        """Waits until at least `count` requests hang. Returns False when that takes too long."""
         with self._changed:
             return self._changed.wait_for(lambda: self._hanging >= count, timeout_s)
 
     def state(self) -> dict[str, Any]:
-        """What is still to come, for the page and for shell users."""
+        """The faults that are left, for GET /_sandbox/state."""
         with self._changed:
             rules = [{"mode": r.mode, "left": r.left, "status": r.status, "path": r.path} for r in self._rules]
             return {"faults": rules, "hanging": self._hanging}
 
     def wrap(self, app: WSGIApplication) -> WSGIApplication:
-        """`app` with these faults in front of it."""
+        """Returns `app` with these faults in front of it."""
 
         def faulty(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
             rule, released = self._take(environ["REQUEST_METHOD"], environ["PATH_INFO"])
@@ -132,7 +132,7 @@ class Faults:
                 self._wait(released, rule.seconds)
             if rule.mode == "reset" or (rule.mode == "hang" and done is None):
                 raise Dropped("on request")
-            status, headers, body = done if rule.mode == "hang" and done else _written(rule)
+            status, headers, body = done if rule.mode == "hang" and done else _failure_answer(rule)
             start_response(status, headers)
             return [body]
 
@@ -175,13 +175,13 @@ class Faults:
                 self._hanging -= 1
 
 
-def _written(rule: _Rule) -> tuple[str, list[tuple[str, str]], bytes]:
+def _failure_answer(rule: _Rule) -> tuple[str, list[tuple[str, str]], bytes]:
     reason = HTTPStatus(rule.status).phrase if rule.status in HTTPStatus._value2member_map_ else "Unknown"
     return f"{rule.status} {reason}", [*rule.headers, ("Content-Length", str(len(rule.body)))], rule.body
 
 
 def control(faults: Faults, state: Callable[[], dict[str, Any]]) -> Blueprint:
-    """The faults over HTTP: POST /_sandbox/faults (JSON only: no foreign page can post it), GET /_sandbox/state."""
+    """The faults over HTTP: POST /_sandbox/faults, GET /_sandbox/state. JSON only, which no foreign page can send."""
     panel = Blueprint("control", __name__, url_prefix="/_sandbox")
 
     @panel.post("/faults")
@@ -200,7 +200,7 @@ def control(faults: Faults, state: Callable[[], dict[str, Any]]) -> Blueprint:
 
 
 def ask_for(faults: Faults, wish: object) -> None:
-    """Carries out {"mode": ..., "next": 3, "status": 503, ...}. Raises ValueError or TypeError saying what is wrong."""
+    """Adds the fault {"mode": ..., "next": 3, "status": 503, ...}. Raises ValueError or TypeError for a bad one."""
     if not isinstance(wish, dict) or wish.get("mode") not in MODES:
         raise ValueError(f"give a JSON object with a mode: {', '.join(MODES)}")
     mode, next_n = wish["mode"], int(wish.get("next", 1))

@@ -1,7 +1,7 @@
-"""A fake Khoros Marketing: the v2 notifications API as published, and a Conversations Inbox page to apply labels on.
+"""A simulated Khoros Marketing: the v2 notification API as published, and an inbox page where one applies labels.
 
 https://developer.khoros.com/khorosmarketingdevdocs/reference/notification-overview
-It pushes every event once and never again, whatever the answer: no retry is published.
+It pushes every event once and never again, whatever the answer is: no retry is published.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import requests
 from flask import Flask, Response, jsonify, redirect, render_template, request
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import NewConnectionError
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -40,6 +41,7 @@ EVENT_NAMES = {
 STATUSES = ("ACTIVE", "PAUSED", "DISABLED")
 USER_ID = 4711
 DEVELOPER_INACTIVE = b"<!doctype html><html><head><title>403</title></head><h1>Developer Inactive</h1></html>"
+REFUSED = "connection refused"  # nothing listens at the address, so the request never began
 UNKNOWN_PATH = "<!doctype html><html><head><title>586</title></head><body><h1>Not Found</h1></body></html>"
 
 
@@ -63,14 +65,14 @@ class FakeSubscription:
     created_date: str
 
     def wants(self, label: str) -> bool:
-        """Whether an event about `label` is for this subscription: its regular expression `query` is found in it."""
-        heard = self.status == "ACTIVE" and self.event_name == LABEL_APPLIED
-        return heard and (not self.query or re.search(self.query, label) is not None)
+        """Whether this subscription gets an event about `label`: the regular expression `query` finds a match in it."""
+        subscribed = self.status == "ACTIVE" and self.event_name == LABEL_APPLIED
+        return subscribed and (not self.query or re.search(self.query, label) is not None)
 
 
 @dataclass(frozen=True)
 class Push:
-    """One POST to a notificationUri. `outcome` is the status answered, or what went wrong; it took `seconds`."""
+    """One POST to a notificationUri. `outcome` is the status of the answer, REFUSED, or the name of another error."""
 
     event_uuid: str
     outcome: int | str
@@ -86,9 +88,9 @@ class _Event:
 class FakeKhoros:
     """One company with one token. `app` is the WSGI app; give it to `Server`; the API is under /v2.
 
-    `bare` True: payloads come without their envelope. `event_order` is that of /data/{uuid}, `events_shape` how its
-    list is wrapped. `labels_in_events` False: both label lists are empty, as in the published example. `label_name`
-    is what the page's buttons apply, `zendesk_page_url` where the page links to.
+    With `bare` payloads come without their envelope. `event_order` is the order of /data/{uuid}, `events_shape` the
+    wrapping of its list. Without `labels_in_events` both lists of labels are empty, as in the published example. The
+    page's buttons apply `label_name`; the page links to `zendesk_page_url`.
     """
 
     def __init__(
@@ -134,13 +136,13 @@ class FakeKhoros:
 
     @property
     def subscriptions(self) -> list[FakeSubscription]:
-        """The subscriptions there are, oldest first."""
+        """All subscriptions, oldest first."""
         with self._lock:
             return list(self._subscriptions.values())
 
     @property
     def pushes(self) -> list[Push]:
-        """Every push that has ended, in that order."""
+        """Every push that has ended, in the order in which they ended."""
         with self._lock:
             return list(self._pushes)
 
@@ -151,78 +153,78 @@ class FakeKhoros:
             return dict(self._posts)
 
     def event(self, event_uuid: str) -> dict[str, Any]:
-        """The notification of an event. Raises KeyError when there is none."""
+        """The notification of an event. Raises KeyError for an unknown event."""
         with self._lock:
             return self._events[event_uuid].notification
 
     def label(self, post_id: str, label: str, *, times: int = 1) -> list[str]:
-        """Applies `label` to a post, `times` times, each an event of its own. Gives the eventUuids, one for every
-        active subscription that wants it. Raises KeyError for a post that is not there."""
+        """Applies `label` to a post, `times` times; each time is an event of its own. Returns the eventUuids, one for
+        each active subscription that wants it. Raises KeyError for an unknown post."""
         made = []
         with self._lock:
             for _ in range(times):
                 post = self._posts[post_id]
                 labels = [*(name for name in post["labels"] if name != label), label]
                 self._posts[post_id] = {**post, "labels": labels}
-                heard = [s for s in self._subscriptions.values() if s.wants(label)]
-                made += [self._happen(subscription, post_id, label) for subscription in heard]
+                wanting = [s for s in self._subscriptions.values() if s.wants(label)]
+                made += [self._make_event(subscription, post_id, label) for subscription in wanting]
         for event_uuid in made:
             self._push(event_uuid)
         return made
 
     def label_many(self, n: int, label: str | None = None) -> list[str]:
-        """Makes `n` new posts, applies the label to each, and gives the posts' ids."""
+        """Adds `n` new posts and applies the label to each. Returns the posts' ids."""
         fresh = self.add_posts(n)
         for post_id in fresh:
             self.label(post_id, label or self.label_name)
         return fresh
 
     def add_posts(self, n: int, **changes: Any) -> list[str]:
-        """Makes `n` new posts, with these of their fields changed, and gives their ids."""
+        """Adds `n` new posts with these fields changed. Returns their ids."""
         with self._lock:
             fresh = [new_post(len(self._posts) + i, self._clock()) | changes for i in range(n)]
             self._posts |= {post["entityId"]: post for post in fresh}
         return [post["entityId"] for post in fresh]
 
     def repeat(self, event_uuid: str) -> None:
-        """Pushes the very same event once more. Raises KeyError for an event that is not there."""
+        """Pushes the same event once more. Raises KeyError for an unknown event."""
         self.event(event_uuid)
         self._push(event_uuid)
 
     def drain(self, timeout_s: float = 30.0) -> bool:
-        """Waits until no push is under way; False when some still are after `timeout_s`."""
+        """Waits until no push is under way. Returns False when one still is after `timeout_s`."""
         with self._idle:
             return self._idle.wait_for(lambda: self._under_way == 0, timeout_s)
 
     def set_status(self, status: str) -> None:
-        """Sets every subscription's status from this side, as an administrator of Khoros would."""
+        """Sets the status of every subscription, as an administrator of Khoros would."""
         with self._lock:
             self._subscriptions = {key: replace(s, status=status) for key, s in self._subscriptions.items()}
 
     def forget_subscriptions(self) -> None:
-        """Loses every subscription, as when somebody deletes them."""
+        """Deletes every subscription."""
         with self._lock:
             self._subscriptions.clear()
 
     def close(self) -> None:
-        """Ends the pushing: what has not left stays, what is on its way ends by its timeout."""
+        """Stops pushing. Events that have not left stay in /data; a push under way ends by its timeout."""
         self.faults.clear()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._session.close()
 
     def state(self) -> dict[str, Any]:
-        """What GET /_sandbox/state answers."""
+        """The answer to GET /_sandbox/state."""
         with self._lock:
             outcomes = [push.outcome for push in self._pushes]
             counts = {str(outcome): outcomes.count(outcome) for outcome in dict.fromkeys(outcomes)}
-            subscriptions = [{**self._shown(s), "bearerToken": "[secret]"} for s in self._subscriptions.values()]
+            subscriptions = [{**self._as_json(s), "bearerToken": "[secret]"} for s in self._subscriptions.values()]
             pushed = {"done": counts, "under_way": self._under_way}
             numbers = {"posts": len(self._posts), "events": len(self._events)}
         return {**numbers, "pushes": pushed, "subscriptions": subscriptions, **self.faults.state()}
 
     # Events.
 
-    def _happen(self, subscription: FakeSubscription, post_id: str, label: str) -> str:
+    def _make_event(self, subscription: FakeSubscription, post_id: str, label: str) -> str:
         event_uuid = str(uuid.uuid4())
         item = self._posts[post_id] if self.labels_in_events else {**self._posts[post_id], "labels": []}
         self._events[event_uuid] = _Event(
@@ -249,7 +251,7 @@ class FakeKhoros:
         try:
             self._pool.submit(self._send, subscription, event.notification)
         except RuntimeError:  # closed meanwhile
-            self._ended(Push(event_uuid, "closed", 0.0))
+            self._record_push(Push(event_uuid, "closed", 0.0))
 
     def _send(self, subscription: FakeSubscription, notification: dict[str, Any]) -> None:
         headers = {"Content-Type": "application/json", "X-Request-Id": str(uuid.uuid4())}
@@ -263,11 +265,11 @@ class FakeKhoros:
             answer = self._session.post(uri, data=body, headers=headers, timeout=timeout_s, allow_redirects=False)
             outcome = answer.status_code
         except requests.RequestException as error:
-            outcome = type(error).__name__
+            outcome = REFUSED if _is_refused(error) else type(error).__name__
         finally:
-            self._ended(Push(notification["eventUuid"], outcome, time.perf_counter() - began_at))
+            self._record_push(Push(notification["eventUuid"], outcome, time.perf_counter() - began_at))
 
-    def _ended(self, push: Push) -> None:
+    def _record_push(self, push: Push) -> None:
         with self._idle:
             self._pushes.append(push)
             self._under_way -= 1
@@ -289,7 +291,7 @@ class FakeKhoros:
             ("GET", "/v2/whoami/", self._whoami),
         ]
         for method, path, view in api:
-            app.add_url_rule(path, f"{method} {path}", self._guarded(view), methods=[method])
+            app.add_url_rule(path, f"{method} {path}", self._api_view(view), methods=[method])
         app.add_url_rule("/", "inbox", self._page)
         app.add_url_rule("/inbox/label", "label", self._label_over_http, methods=["POST"])
         app.add_url_rule("/inbox/repeat", "repeat", self._repeat_over_http, methods=["POST"])
@@ -299,16 +301,16 @@ class FakeKhoros:
         app.before_request(refuse_strangers)
         app.after_request(protect)
 
-    def _guarded(self, view: Callable[..., Any]) -> Callable[..., Response]:
-        """`view` behind Khoros' token, its payload in the envelope."""
+    def _api_view(self, view: Callable[..., Any]) -> Callable[..., Response]:
+        """`view` with a check of the token before it and the envelope around its payload."""
 
-        def guarded(**path: str) -> Response:
+        def answer(**path: str) -> Response:
             self._admit()
             with self._lock:
                 payload = view(**path)
-            return payload if isinstance(payload, Response) else jsonify(payload if self.bare else _enveloped(payload))
+            return payload if isinstance(payload, Response) else jsonify(payload if self.bare else _envelope(payload))
 
-        return guarded
+        return answer
 
     def _admit(self) -> None:
         if request.headers.get("Authorization") != f"Bearer {self.token}":
@@ -317,7 +319,7 @@ class FakeKhoros:
         if company_id not in (None, str(self.company_id)):
             raise _Refused(403, f"Company {company_id} does not allow the application sandbox-client")
 
-    # The API. Each of these runs under the lock.
+    # The API. Each of these functions runs under the lock.
 
     def _subscribe(self) -> dict[str, Any]:
         sent = request.get_json(silent=True)
@@ -332,11 +334,11 @@ class FakeKhoros:
             notification_uri=sent.get("notificationUri"),
             query=sent.get("query"),
             bearer_token=sent.get("bearerToken"),
-            status=old.status if old else "ACTIVE",  # whoever paused it did so on purpose
+            status=old.status if old else "ACTIVE",  # an update does not resume a paused one
             created_date=old.created_date if old else _iso(self._clock()),
         )
         self._subscriptions[subscription.uuid] = subscription
-        return self._shown(subscription)
+        return self._as_json(subscription)
 
     def _check(self, sent: dict[str, Any]) -> None:
         read_only = {"uuid", "userId", "createdDate", "key", "status"}
@@ -360,42 +362,42 @@ class FakeKhoros:
 
     def _list_subscriptions(self) -> list[dict[str, Any]]:
         page, size = _number("pageNumber"), _number("pageSize")
-        return [self._shown(s) for s in list(self._subscriptions.values())[page * size : (page + 1) * size]]
+        return [self._as_json(s) for s in list(self._subscriptions.values())[page * size : (page + 1) * size]]
 
     def _show_subscription(self, subscription_uuid: str) -> dict[str, Any]:
-        return self._shown(self._found(subscription_uuid))
+        return self._as_json(self._get_subscription(subscription_uuid))
 
     def _set_subscription_status(self, subscription_uuid: str, status: str) -> dict[str, Any]:
-        subscription = self._found(subscription_uuid)
+        subscription = self._get_subscription(subscription_uuid)
         if status not in STATUSES:
             raise _Refused(422, f"status must be one of {', '.join(STATUSES)}")
         self._subscriptions[subscription_uuid] = replace(subscription, status=status)
-        return self._shown(self._subscriptions[subscription_uuid])
+        return self._as_json(self._subscriptions[subscription_uuid])
 
     def _delete_subscription(self, subscription_uuid: str) -> dict[str, Any]:
-        self._found(subscription_uuid)
+        self._get_subscription(subscription_uuid)
         del self._subscriptions[subscription_uuid]
         return {}
 
     def _list_events(self, subscription_uuid: str) -> Response:
-        self._found(subscription_uuid)
+        self._get_subscription(subscription_uuid)
         offset, limit = _number("offset"), _number("limit")
         events = [e.notification for e in self._events.values() if e.subscription_uuid == subscription_uuid]
         shown = (events if self.event_order == "oldest" else events[::-1])[offset : offset + limit]
         payload = {"items": shown} if self.events_shape == "data.items" else shown
-        return jsonify(payload if self.bare or self.events_shape == "bare" else _enveloped(payload))
+        return jsonify(payload if self.bare or self.events_shape == "bare" else _envelope(payload))
 
     def _whoami(self) -> dict[str, Any]:
         company = {"id": self.company_id, "name": "Acme Coffee", "products": ["CONVERSATIONS"]}
         person = {"id": USER_ID, "email": "relay@acme.example", "firstName": "Relay", "lastName": "Service"}
         return {**person, "companies": [company]}
 
-    def _found(self, subscription_uuid: str) -> FakeSubscription:
+    def _get_subscription(self, subscription_uuid: str) -> FakeSubscription:
         if subscription_uuid not in self._subscriptions:
             raise _Refused(404, "No such subscription")
         return self._subscriptions[subscription_uuid]
 
-    def _shown(self, subscription: FakeSubscription) -> dict[str, Any]:
+    def _as_json(self, subscription: FakeSubscription) -> dict[str, Any]:
         event_name = subscription.event_name
         return {
             "uuid": subscription.uuid,
@@ -414,7 +416,7 @@ class FakeKhoros:
     # The page.
 
     def inbox_view(self, limit: int = 100, leave_out: Collection[str] = ()) -> dict[str, Any]:
-        """What a page with the inbox shows: the `limit` newest posts but those left out, and what became of them."""
+        """The values of a page with the inbox: the `limit` newest posts without those to leave out, and the pushes."""
         with self._lock:
             posts = [post for post in self._posts.values() if post["entityId"] not in leave_out]
             subscriptions = list(self._subscriptions.values())
@@ -457,12 +459,12 @@ class FakeKhoros:
             return Response("There is no such event.\n", 404, content_type="text/plain")
 
     def _back_to(self, post_id: str) -> AnyResponse:
-        self.drain(1.0)  # usually long enough to show what became of it
+        self.drain(1.0)  # usually long enough to show the outcome
         return redirect(f"/#{post_id}", 303)
 
 
 def chicago(at: float) -> str:
-    """Seconds as Khoros writes an event's time: Wed Apr 12 09:01:11 CDT 2017."""
+    """A time in seconds as Khoros writes it: Wed Apr 12 09:01:11 CDT 2017."""
     zone: tzinfo
     try:
         zone = ZoneInfo("America/Chicago")
@@ -475,7 +477,7 @@ def _iso(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _enveloped(payload: object) -> dict[str, Any]:
+def _envelope(payload: object) -> dict[str, Any]:
     return {"data": payload, "status": {"succeeded": True}}
 
 
@@ -496,11 +498,16 @@ def _http_error(error: HTTPException) -> AnyResponse | HTTPException | tuple[Res
 
 
 def _number(name: str) -> int:
-    """A paging parameter; 0 when it is left out, as published."""
+    """A paging parameter. It is 0 when it is left out, as published."""
     value = request.args.get(name, "0")
     if not re.fullmatch(r"[0-9]{1,9}", value):
         raise _Refused(400, f"{name} must be a number")
     return int(value)
+
+
+def _is_refused(error: requests.RequestException) -> bool:
+    cause = error.args[0] if error.args else None
+    return isinstance(getattr(cause, "reason", None), NewConnectionError)
 
 
 def _is_web_address(value: str) -> bool:

@@ -1,4 +1,4 @@
-"""The relay's log lines, taken apart for a page."""
+"""Reads the relay's log lines, for the demo's page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _PAIR = re.compile(r'([\w.]+)=("(?:[^"\\]|\\.)*"|\S*)')
 
 
 class LogLine(NamedTuple):
-    """One line: its number from the first start on, its level, its event and its other fields."""
+    """One line: its number since the first start, its level, its event and its other fields."""
 
     number: int
     level: str
@@ -18,8 +18,8 @@ class LogLine(NamedTuple):
 
 
 def read_line(number: int, line: str) -> LogLine:
-    """A logfmt line in its parts; what is no logfmt becomes an event of its own words."""
-    pairs = [(name, _bare(value)) for name, value in _PAIR.findall(line)]
+    """Splits a logfmt line. A line in another form becomes the event's name, without fields."""
+    pairs = [(name, _unquoted(value)) for name, value in _PAIR.findall(line)]
     known = dict(pairs)
     if "at" not in known or "event" not in known:
         return LogLine(number, "info", line, [])
@@ -28,9 +28,9 @@ def read_line(number: int, line: str) -> LogLine:
 
 
 def is_health_check(line: str) -> bool:
-    """Whether the line only tells that somebody asked how the relay is, as the page does all the time."""
+    """Whether the line is about a request for /health, which the demo's page makes all the time."""
     return "event=request " in line and "path=/health " in line
 
 
-def _bare(value: str) -> str:
+def _unquoted(value: str) -> str:
     return re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value

@@ -1,4 +1,4 @@
-"""How the play Zendesk can be: the switches of the demo's page."""
+"""The switches of the demo's page: the ways in which the simulated Zendesk behaves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NO_LOGIN = {"error": "invalid_client", "error_description": "Client authenticati
 
 
 class Mode(NamedTuple):
-    """One switch: its name, what the page says of it, and what it does to an account that is well."""
+    """One switch: its name, a sentence for the page, and the function that turns it on in a healthy account."""
 
     name: str
     says: str
@@ -42,15 +42,15 @@ MODES = {
     for mode in (
         Mode("healthy", "Zendesk answers at once.", lambda zendesk: None),
         Mode("slow", f"Every answer takes {SLOW_S:g} seconds.", _slow),
-        Mode("rate limited", f"Zendesk takes {CALLS_PER_WINDOW} calls in ten seconds.", _limited),
+        Mode("rate limited", f"Zendesk accepts {CALLS_PER_WINDOW} calls in ten seconds.", _limited),
         Mode("down", "Zendesk answers 503 to everything.", _down),
-        Mode("refusing logins", "Zendesk does not know the relay's credentials any more.", _refusing),
+        Mode("refusing logins", "Zendesk refuses the relay's credentials.", _refusing),
     )
 }
 
 
 def set_mode(zendesk: FakeZendesk, name: str) -> None:
-    """Ends the mode before and begins this one. Raises KeyError for a mode there is none of."""
+    """Turns the present mode off and this one on. Raises KeyError for an unknown mode."""
     begin = MODES[name].begin
     zendesk.faults.clear()
     zendesk.latency_s = 0.0

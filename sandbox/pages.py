@@ -1,4 +1,4 @@
-"""The pages of both fakes: which paths they are, what protects them, and a few words on them."""
+"""For the pages of both simulated services: their paths, their protection, their pictures and times."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _POLICY = ("default-src 'none'", "style-src 'self'", "script-src 'self'", "img-s
 
 
 def is_api(path: str) -> bool:
-    """Whether `path` belongs to the imitated service, not to the pages that show it."""
+    """Whether `path` belongs to the simulated API and not to the pages that show it."""
     return path != "/" and not path.startswith(PAGES)
 
 
 def protect(response: Response) -> Response:
-    """Lets a page load nothing from elsewhere and run no script but its own file: posts are written by strangers."""
+    """Lets a page load and run nothing but our own files: strangers write the posts that it shows."""
     if not is_api(request.path):
         response.headers["Content-Security-Policy"] = "; ".join(_POLICY)
         response.headers["Referrer-Policy"] = "same-origin"  # no-referrer would make our own forms' Origin "null"
@@ -30,7 +30,7 @@ def protect(response: Response) -> Response:
 
 
 def refuse_strangers() -> tuple[str, int] | None:
-    """Refuses what a form or script of a foreign page sends to a page of ours. A shell's requests name no origin."""
+    """Refuses a POST that a foreign page makes to one of our pages. Requests from a shell name no origin."""
     if request.method in ("GET", "HEAD", "OPTIONS") or is_api(request.path):
         return None
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
@@ -39,7 +39,7 @@ def refuse_strangers() -> tuple[str, int] | None:
 
 
 class Portrait(NamedTuple):
-    """What somebody's picture is drawn with."""
+    """The colours and hair of a person's picture."""
 
     hue: int  # degrees
     skin: str
@@ -48,13 +48,13 @@ class Portrait(NamedTuple):
 
 
 def portrait(name: str) -> Portrait:
-    """A face for a name; the same in every run."""
+    """The picture for a name. It is the same in every run."""
     seed = zlib.crc32(name.encode("utf-8", "replace"))
     return Portrait(seed % 360, SKINS[seed // 7 % len(SKINS)], HAIRS[seed // 41 % len(HAIRS)], seed // 211 % CUTS)
 
 
 def ago(seconds: float) -> str:
-    """How long ago something was, in people's words."""
+    """A time span as people say it: just now, 5 min ago."""
     minutes = int(seconds // 60)
     if minutes < 1:
         return "just now"

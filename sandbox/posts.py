@@ -1,4 +1,4 @@
-"""Posts for the inbox, as Khoros publishes stream items. Brands and people are made up."""
+"""Posts for the inbox, in the form of Khoros' stream items. Brands and people are made up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NETWORKS = {
     "linkedin": "LinkedIn",
     "tiktok": "TikTok",
 }
-OTHER_LABELS = ("Praise", "Idea", "Spam")  # of the inbox' picker; nobody subscribes to them
+OTHER_LABELS = ("Praise", "Idea", "Spam")  # the inbox offers them too; nobody subscribes to them
 _SITES = {
     "twitter": "https://x.example/{name}/status/{id}",
     "facebook": "https://facebook.example/{name}/posts/{id}",
@@ -80,18 +80,18 @@ _LAST_NAMES = ("Berg", "Costa", "Novak", "Haddad", "Sato", "Murphy", "Adeyemi", 
 
 
 def network_of(post_id: str) -> str:
-    """The network's name as people call it, from an entityId."""
+    """The network's usual name, from an entityId."""
     short = post_id.partition(":")[0]
     return NETWORKS.get(short, short.capitalize())
 
 
 def posts_at(now: float) -> list[dict[str, Any]]:
-    """The inbox's first posts, the newest a few minutes old at `now`."""
+    """The first posts of the inbox. At `now` the newest is a few minutes old."""
     return [_stream_item(draft, now - draft.minutes_ago * 60) for draft in _DRAFTS]
 
 
 def new_post(number: int, now: float) -> dict[str, Any]:
-    """A post that was never there before; `number` only varies the words."""
+    """A new post with an id of its own. `number` chooses the words."""
     network = list(NETWORKS)[number % len(NETWORKS)]
     text = _COMPLAINTS[number % len(_COMPLAINTS)].format(n=40_000 + number)
     first, last = _FIRST_NAMES[number % len(_FIRST_NAMES)], _LAST_NAMES[number % len(_LAST_NAMES)]
@@ -133,5 +133,5 @@ def _stream_item(draft: _Draft, posted_at: float) -> dict[str, Any]:
 
 
 def hash_of(text: str) -> int:
-    """The same number for the same text in every run."""
+    """A number for a text. It is the same in every run."""
     return int.from_bytes(text.encode()[:6].ljust(6, b"."), "big")

@@ -1,4 +1,4 @@
-"""The relay as a real gunicorn process, to start, stop and kill."""
+"""Starts, stops and kills the relay as a real gunicorn process."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ PASSED_ON = (
 
 
 class RelayFailed(Exception):
-    """The relay ended or did not get ready in time; the message has its last lines."""
+    """The relay ended, or was not ready in time. The message has its last log lines."""
 
 
 class Relay:
     """`gunicorn 'app:create_app()'` in `cwd`, on loopback, with the variables in `env` and none of this process's own.
 
-    Nothing runs before `start()`. The port is chosen once: a restart is found where it was. Every line it writes, from
-    the first start on, is in `output` and goes to `echo`. As a context manager it starts, and is killed at the end.
+    Nothing runs before `start()`. The port stays the same after a restart. Every line that it writes, since the first
+    start, is in `output` and goes to `echo`. A `with` block starts it and kills it at the end.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Relay:
         self._wrote = threading.Condition()
 
     def start(self) -> Relay:
-        """Starts it and returns at once; see `wait_ready`. Raises RuntimeError when it runs already."""
+        """Starts it and returns at once: see `wait_ready`. Raises RuntimeError when it already runs."""
         if self.running:
             raise RuntimeError("the relay runs already")
         command = [
@@ -87,7 +87,7 @@ class Relay:
 
     @property
     def pids(self) -> list[int]:
-        """gunicorn's master first, then its workers; empty when it is not running."""
+        """The process ids: gunicorn's master first, then its workers. Empty when it does not run."""
         if self._process is None:
             return []
         members = [
@@ -96,17 +96,17 @@ class Relay:
         return sorted(members, key=lambda pid: (pid != self._pid, pid))
 
     def rss_bytes(self) -> int:
-        """The resident memory of the largest worker process; 0 when none runs."""
+        """The resident memory of the largest worker in bytes. 0 when no worker runs."""
         return max((_rss_bytes(pid) for pid in self.pids[1:]), default=0)
 
-    def wait_ready(self, timeout_s: float = 20.0) -> Relay:
-        """Waits until GET /health answers 200. Raises RelayFailed when it ends or that takes too long."""
+    def wait_ready(self, timeout_s: float = 60.0) -> Relay:
+        """Waits until GET /health answers 200. Raises RelayFailed when the relay ends or needs too long."""
         end_at = time.monotonic() + timeout_s
         with requests.Session() as session:
             session.trust_env = False
             while time.monotonic() < end_at:
                 if not self.running:
-                    raise RelayFailed(f"The relay ended with status {self._ended()}.\n{self.last_lines()}")
+                    raise RelayFailed(f"The relay ended with status {self.wait_ended(5)}.\n{self.last_lines()}")
                 try:
                     if session.get(f"{self.url}/health", timeout=2).status_code == 200:
                         return self
@@ -115,8 +115,9 @@ class Relay:
                 time.sleep(0.05)
         raise RelayFailed(f"The relay was not ready within {timeout_s:g} s.\n{self.last_lines()}")
 
-    def wait_for_line(self, pattern: str, *, timeout_s: float = 10.0, after: int = 0) -> str:
-        """The first line, from the `after`th on, in which the regular expression is found, or RelayFailed."""
+    def wait_for_line(self, pattern: str, *, timeout_s: float = 30.0, after: int = 0) -> str:
+        """Waits for a line, after the first `after` ones, that the regular expression matches. Raises RelayFailed when
+        none comes in time."""
 
         def found() -> str | None:
             return next((line for line in self.output[after:] if re.search(pattern, line)), None)
@@ -127,20 +128,47 @@ class Relay:
         raise RelayFailed(f"No line like {pattern!r} within {timeout_s:g} s.\n{self.last_lines()}")
 
     def stop(self, timeout_s: float = 25.0) -> int:
-        """Sends SIGTERM to every process as Heroku does, and gives the exit status; negative: the signal that ended it.
+        """Terminates it and waits: see `wait_ended`."""
+        self.terminate()
+        return self.wait_ended(timeout_s)
 
-        What has not left after `timeout_s` is killed, as Heroku would: -9.
-        """
+    def terminate(self) -> None:
+        """Sends SIGTERM to every process, as Heroku does, and returns at once."""
         self._signal(signal.SIGTERM)
-        return self._ended(timeout_s)
+
+    def wait_ended(self, timeout_s: float = 25.0) -> int:
+        """Waits until it has ended and reads its last line; sends SIGKILL after `timeout_s`. Returns the exit status:
+        0 when it ended by itself, negative for the signal that ended it."""
+        if self._process is None:
+            return 0
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            pass
+        self._signal(signal.SIGKILL)  # the master, or a worker that outlives it
+        status = self._process.wait()
+        end_at = time.monotonic() + 5
+        while self.pids and time.monotonic() < end_at:
+            time.sleep(0.005)
+        if self._reader is not None:
+            self._reader.join(timeout=5)
+        return status
 
     def kill(self) -> None:
-        """Kills every process at once, as a power cut would."""
+        """Kills every process with SIGKILL, as a power cut would."""
         self._signal(signal.SIGKILL)
-        self._ended()
+        self.wait_ended(5)
+
+    def freeze(self) -> None:
+        """Suspends every process, as an overloaded machine does, until `thaw`."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets every process continue."""
+        self._signal(signal.SIGCONT)
 
     def last_lines(self, count: int = 20) -> str:
-        """The end of the output, indented for a report."""
+        """The last lines of the output, indented."""
         return "\n".join(f"  {line}" for line in self.output[-count:]) or "  (it wrote nothing)"
 
     def __enter__(self) -> Relay:
@@ -176,26 +204,9 @@ class Relay:
         except ProcessLookupError:
             pass  # gone meanwhile
 
-    def _ended(self, timeout_s: float = 5.0) -> int:
-        """Waits for the end, by force when it takes too long, and for the last line."""
-        if self._process is None:
-            return 0
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            pass
-        self._signal(signal.SIGKILL)  # the master, or a worker that outlived it
-        status = self._process.wait()
-        end_at = time.monotonic() + 5
-        while self.pids and time.monotonic() < end_at:
-            time.sleep(0.005)
-        if self._reader is not None:
-            self._reader.join(timeout=5)
-        return status
-
 
 def free_port(preferred: int = 0) -> int:
-    """`preferred` when it is free on loopback, otherwise any port that is."""
+    """The port `preferred` when it is free on loopback, otherwise any free one."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -206,7 +217,7 @@ def free_port(preferred: int = 0) -> int:
 
 
 def _group(pid: int) -> int | None:
-    """The process group of a process that lives; a dead one that nobody has taken note of is none."""
+    """The process group of a running process. None when it has ended, also when it is a zombie."""
     try:
         _, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")
     except OSError:

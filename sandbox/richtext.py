@@ -1,4 +1,4 @@
-"""A comment's HTML as an agent's screen shows it, and as plain text. Only harmless tags pass."""
+"""A comment's HTML for the page, with only harmless tags, and as plain text."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class _Reader(HTMLParser):
 
 
 def _scheme(url: str) -> str:
-    """The scheme of `url`, empty when it has none or is no URL."""
+    """The scheme of `url`. Empty when it has none."""
     try:
         return urlsplit(url.strip()).scheme.lower()
     except ValueError:
@@ -62,7 +62,7 @@ def _scheme(url: str) -> str:
 
 
 def safe_html(html: str) -> str:
-    """`html` with only harmless tags left, all of them closed, and links to web addresses only."""
+    """`html` with only harmless tags, all of them closed, and only links to web addresses."""
     reader = _Reader()
     reader.feed(html)
     reader.close()
@@ -70,7 +70,7 @@ def safe_html(html: str) -> str:
 
 
 def plain_text(html: str) -> str:
-    """What a reader of `html` sees, without markup; paragraphs and line breaks become new lines."""
+    """The text of `html` without markup. Paragraphs and line breaks become new lines."""
     reader = _Reader()
     reader.feed(html)
     reader.close()

@@ -1,4 +1,4 @@
-"""`make screenshot`: the picture of the demo's page in the README, taken of the real demo."""
+"""`make screenshot`: takes the README's picture of the demo's page, in a real browser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PICTURE = ROOT / "docs" / "demo.png"
 
 
 def main() -> int:
-    """Drives the demo to a telling moment and takes its picture. Returns 1 where there is no browser."""
+    """Runs the demo and takes its picture. Returns 1 when there is no browser."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         print(f"No browser is on the PATH ({', '.join(BROWSERS)}): apt-get install chromium", file=sys.stderr)
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def take(page: Page, demo: Demo, picture: Path) -> None:
-    """Labels two posts, and many more while Zendesk is down; takes the picture while those are on their way."""
+    """Labels two posts, and 200 more while Zendesk is down. Takes the picture while these become tickets."""
     first, second, *_ = demo.khoros.posts
     for post in (second, first):
         page.locator(f'[id="{post}"] button[value="{LABEL}"]').click()

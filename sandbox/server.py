@@ -1,7 +1,7 @@
-"""Serves a WSGI app on loopback from a thread: HTTP/1.1 with keep-alive, one thread a connection.
+"""Serves a WSGI app on loopback from a thread: HTTP/1.1 with keep-alive, one thread for each connection.
 
-Flask's own development server closes every connection after one answer, which no real service does and which hides
-what a client's connection pool gets wrong. Hence this small one.
+Flask's own development server closes every connection after one answer. Real services do not, and faults of a client's
+connection pool would stay hidden.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from werkzeug.serving import DechunkedInput
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-BODY_LIMIT = 16 * 1024 * 1024  # bytes; more than either service takes
+BODY_LIMIT = 16 * 1024 * 1024  # bytes; more than either service accepts
 
 
 class Dropped(ConnectionError):
-    """An app raises this to have the connection reset instead of an answer."""
+    """An app raises this to reset the connection instead of answering."""
 
 
 class Server:
-    """Serves `app` at 127.0.0.1:`port` (0 picks a free one) from the moment it is made until `close()`.
+    """Serves `app` at 127.0.0.1:`port` (0 picks a free one) until `close()`.
 
     Raises OSError when the port is taken.
     """
@@ -43,7 +43,7 @@ class Server:
         self._thread.start()
 
     def close(self) -> None:
-        """Stops listening and cuts the open connections, as a service that went away would. May be called twice."""
+        """Stops listening and cuts the open connections. A second call does nothing."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(timeout=5)
@@ -83,12 +83,12 @@ class _Listener(socketserver.ThreadingTCPServer):
             try:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass  # closed by the other side meanwhile
+                pass  # the other side has closed it
         for thread in connections.values():
             thread.join(timeout=1)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), OSError):  # a dropped connection is nobody's fault here
+        if not isinstance(sys.exception(), OSError):  # a dropped connection is no fault here
             super().handle_error(request, client_address)
 
 
@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 120  # seconds an idle connection is kept
 
     def answer(self) -> None:
-        """Runs the app for one request and sends what it answers."""
+        """Runs the app for one request and sends its answer."""
         self.wfile.flush()  # "100 Continue" may be waiting there
         environ = self._environ()
         if environ is None:
@@ -129,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _environ(self) -> dict[str, Any] | None:
-        """The request for a WSGI app, its body read whole, or the next one would start inside it. None: too long."""
+        """The request for a WSGI app, with its whole body: the next request follows it. None when it is too long."""
         body = self._body()
         if body is None:
             return None
@@ -173,13 +173,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _reset(connection: socket.socket) -> None:
-    """Closes with RST: with SO_LINGER at zero the kernel sends no FIN and throws away what is unsent."""
+    """Closes with RST: with SO_LINGER at zero the kernel sends no FIN and drops unsent bytes."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     os.close(connection.detach())
 
 
 def run_app(app: WSGIApplication, environ: dict[str, Any]) -> tuple[str, list[tuple[str, str]], bytes]:
-    """What `app` answers to `environ`: the status line, the headers and the whole body."""
+    """The answer of `app` to `environ`: status line, headers and the whole body."""
     answered: list[tuple[str, list[tuple[str, str]]]] = []
 
     def start_response(status: str, headers: list[tuple[str, str]], exc_info: object = None) -> Any:

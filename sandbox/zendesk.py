@@ -1,4 +1,4 @@
-"""A fake Zendesk account: the ticketing API as documented, kept in memory, and a page that shows the tickets.
+"""A simulated Zendesk account: the ticketing API as documented, in memory, and a page that shows the tickets.
 
 https://developer.zendesk.com/api-reference/ticketing/introduction/
 """
@@ -64,9 +64,10 @@ class _Refused(Exception):
 class FakeZendesk:
     """One account with one agent. `app` is the WSGI app; give it to `Server`.
 
-    `rate_per_minute` None: no limit, the headers count down from 1,000,000. `latency_s` is spent on every ticketing
-    call, half of it before the work is done and half after. An empty `client_id` or `user_email` closes that way in.
-    `inbox_page_url` is where the page links to. `window_s` shortens the minute that the limit counts in.
+    Without `rate_per_minute` there is no limit: the headers count down from 1,000,000. Every ticketing call takes
+    `latency_s`, half of it before the work and half after. With an empty `client_id` nobody can log in with OAuth,
+    with an empty `user_email` nobody with an API token. The page links to `inbox_page_url`. The limit counts in
+    windows of `window_s`.
     """
 
     def __init__(
@@ -101,22 +102,22 @@ class FakeZendesk:
 
     @property
     def tickets(self) -> list[FakeTicket]:
-        """The tickets there are, oldest first."""
+        """All tickets, oldest first."""
         with self._lock:
             return list(self._tickets.values())
 
     @property
     def calls(self) -> list[Call]:
-        """Every API call so far, in the order the answers left; those that were refused or dropped too."""
+        """Every API call so far, also refused and dropped ones, in the order in which the answers left."""
         return self._recorder.calls
 
     def ticket(self, ticket_id: int) -> FakeTicket:
-        """One ticket as it is now. Raises KeyError when there is none."""
+        """One ticket as it is now. Raises KeyError for an unknown ticket."""
         with self._lock:
             return self._tickets[ticket_id]
 
     def close_ticket(self, ticket_id: int) -> None:
-        """Closes a ticket for good: it takes no more updates, only follow-ups."""
+        """Closes a ticket: from now on it refuses updates, and follow-ups are possible."""
         with self._lock:
             self._tickets[ticket_id] = replace(self._tickets[ticket_id], status="closed", updated_at=self._clock())
 
@@ -125,22 +126,22 @@ class FakeZendesk:
             del self._tickets[ticket_id]
 
     def expire_tokens(self) -> None:
-        """Ends every OAuth access token now."""
+        """Makes every OAuth access token invalid."""
         with self._lock:
             self._tokens.forget()
 
     def set_rate(self, per_minute: int | None) -> None:
-        """Sets another limit; a new minute begins with the next call."""
+        """Sets another limit. A new window begins with the next call."""
         with self._lock:
             self._window = RateWindow(per_minute, self._clock, self._window_s)
 
     def state(self) -> dict[str, Any]:
-        """What GET /_sandbox/state answers."""
+        """The answer to GET /_sandbox/state."""
         with self._lock:
             tickets, rate, per_minute = len(self._tickets), self._window.now(), self._window.per_minute
-        seen = {"tickets": tickets, "calls": len(self.calls), "latency_s": self.latency_s}
+        numbers = {"tickets": tickets, "calls": len(self.calls), "latency_s": self.latency_s}
         limit = {"per_minute": per_minute, "remaining": rate.remaining, "reset_s": rate.reset_s}
-        return {**seen, "rate": limit, **self.faults.state()}
+        return {**numbers, "rate": limit, **self.faults.state()}
 
     # The wiring.
 
@@ -156,7 +157,7 @@ class FakeZendesk:
             ("GET", "/api/v2/users/me", "users:read", self._show_me),
         ]
         for method, path, scope, view in api:
-            app.add_url_rule(path, f"{method} {path}", self._guarded(scope, view), methods=[method])
+            app.add_url_rule(path, f"{method} {path}", self._api_view(scope, view), methods=[method])
         app.add_url_rule("/oauth/tokens", "token", self._issue_token, methods=["POST"])
         app.add_url_rule("/", "tickets", self._page)
         app.add_url_rule("/agent/tickets/<int:ticket_id>", "ticket", self._page)
@@ -166,22 +167,22 @@ class FakeZendesk:
         app.register_error_handler(_Refused, _refusal)
         app.register_error_handler(HTTPException, _http_error)
         app.before_request(refuse_strangers)
-        app.after_request(self._sign)
+        app.after_request(self._add_headers)
 
-    def _guarded(self, scope: str, view: View) -> View:
-        """`view` behind Zendesk's latency, credentials and limit."""
+    def _api_view(self, scope: str, view: View) -> View:
+        """`view` with the latency, and with checks of the credentials and the limit before it."""
 
-        def guarded(**path: int) -> Response:
+        def answer(**path: int) -> Response:
             pause_s = self.latency_s / 2
             _pause(pause_s)
             try:
-                with self._lock:  # one at a time: a second request with the same key finds the first one done
+                with self._lock:  # one at a time: a second request with the same key finds the first one's ticket
                     self._admit(scope)
                     return view(**path)
             finally:
                 _pause(pause_s)
 
-        return guarded
+        return answer
 
     def _admit(self, scope: str) -> None:
         scopes = self._scopes()
@@ -195,7 +196,7 @@ class FakeZendesk:
             raise _Refused(403)
 
     def _scopes(self) -> frozenset[str] | None:
-        """What the caller's credentials allow; None when there are none or they are wrong."""
+        """The scopes of the caller's credentials. None when they are missing or wrong."""
         scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return self._tokens.scopes(credentials.strip())
@@ -205,14 +206,14 @@ class FakeZendesk:
             return frozenset({"read", "write"})
         return None
 
-    def _sign(self, response: Response) -> Response:
+    def _add_headers(self, response: Response) -> Response:
         if is_api(request.path):
             with self._lock:
                 rate: Rate = g.get("rate") or self._window.now()
             response.headers.update({**rate.headers(), "x-zendesk-request-id": uuid.uuid4().hex})
         return protect(response)
 
-    # The API. Each of these runs under the lock.
+    # The API. Each of these functions runs under the lock.
 
     def _create_ticket(self) -> Response:
         body, key = request.get_data(), request.headers.get("Idempotency-Key")
@@ -224,15 +225,15 @@ class FakeZendesk:
             said = "Request parameters don't match the given idempotency key"
             raise _Refused(400, {"error": "IdempotentRequestError", "description": said}) from None
         if made is not None:
-            return _created(made, "hit")
-        ticket = self._store(self._sent_ticket(creating=True))
+            return _creation_answer(made, "hit")
+        ticket = self._store(self._read_ticket(creating=True))
         if key:
             self._keys.keep(key, body, ticket)
-        return _created(ticket, "miss" if key else None)
+        return _creation_answer(ticket, "miss" if key else None)
 
     def _update_ticket(self, ticket_id: int) -> Response:
-        ticket = self._found(ticket_id)
-        sent = self._sent_ticket(creating=False)
+        ticket = self._get_ticket(ticket_id)
+        sent = self._read_ticket(creating=False)
         if ticket.status == "closed":
             raise _invalid({"status": [{"description": "Status: closed prevents ticket update"}]})
         comments = list(ticket.comments)
@@ -264,10 +265,10 @@ class FakeZendesk:
         )
 
     def _show_ticket(self, ticket_id: int) -> Response:
-        return jsonify(ticket=self._found(ticket_id).as_json(_base()))
+        return jsonify(ticket=self._get_ticket(ticket_id).as_json(_base()))
 
     def _list_comments(self, ticket_id: int) -> Response:
-        comments = self._found(ticket_id).comments
+        comments = self._get_ticket(ticket_id).comments
         if request.args.get("sort_order") == "desc":
             comments = comments[::-1]
         page, per_page = _positive("page", 1), min(PER_PAGE, _positive("per_page", PER_PAGE))
@@ -306,15 +307,15 @@ class FakeZendesk:
         response.headers["Cache-Control"] = "no-store"
         return response
 
-    # What the API is made of.
+    # Parts of the API.
 
-    def _found(self, ticket_id: int) -> FakeTicket:
+    def _get_ticket(self, ticket_id: int) -> FakeTicket:
         if ticket_id not in self._tickets:
             raise _Refused(404)
         return self._tickets[ticket_id]
 
-    def _sent_ticket(self, *, creating: bool) -> dict[str, Any]:
-        """The ticket in the request, if the contract allows it."""
+    def _read_ticket(self, *, creating: bool) -> dict[str, Any]:
+        """The ticket in the request. Raises _Refused when the contract does not allow it."""
         if request.mimetype != "application/json":
             said = "Content-Type must be application/json"
             raise _Refused(415, {"error": "UnsupportedMediaType", "description": said})
@@ -361,7 +362,7 @@ class FakeZendesk:
     # The page and its switches.
 
     def desk_view(self, ticket_id: int | None = None, limit: int = PER_PAGE) -> dict[str, Any]:
-        """What a page with the tickets shows: the `limit` newest ones, and the one that is opened."""
+        """The values of a page with the tickets: the `limit` newest ones, and the opened one."""
         tickets = self.tickets[::-1]
         opened = next((ticket for ticket in tickets if ticket.id == ticket_id), None)
         return {
@@ -396,7 +397,7 @@ class FakeZendesk:
         return jsonify(self.state())
 
 
-def _created(ticket: FakeTicket, lookup: str | None) -> Response:
+def _creation_answer(ticket: FakeTicket, lookup: str | None) -> Response:
     response = jsonify(ticket=ticket.as_json(_base()), audit=_audit(ticket))
     response.status_code = 201
     response.headers["Location"] = f"{_base()}/api/v2/tickets/{ticket.id}.json"

@@ -1,7 +1,6 @@
-"""What Zendesk's published contract demands of a ticket in a request.
+"""Checks a ticket in a request by Zendesk's published rules.
 
-Stricter than the service itself: what it would silently drop or split (unknown keys, tags with spaces) is refused
-here, so that nobody relies on it.
+Stricter than Zendesk: it silently drops unknown keys and splits tags with spaces; here both are refused.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def _requester(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_text, (value.get("name", ""), value.get("email", ""))))
 
 
-# The writable keys of the contract's TicketObject and what each must look like.
+# The writable keys of a ticket, and the check of each.
 KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{name: (_integer, "must be a number") for name in (
         "assignee_id", "brand_id", "custom_status_id", "group_id", "macro_id", "organization_id", "problem_id",
@@ -73,7 +72,7 @@ Details = dict[str, list[dict[str, str]]]
 
 
 def refusals(ticket: object, *, creating: bool) -> Details:
-    """Why Zendesk would refuse `ticket`, by field as in its RecordInvalid details; empty when it is fine."""
+    """The reasons to refuse `ticket`, by field, as in the details of RecordInvalid. Empty when it is good."""
     if not isinstance(ticket, dict):
         return _because("ticket", "Ticket: must be an object", "InvalidValue")
     details: Details = {}
@@ -92,7 +91,7 @@ def refusals(ticket: object, *, creating: bool) -> Details:
 
 
 def comment_html(comment: Mapping[str, Any]) -> str:
-    """The comment's text, whichever of the two forms was sent."""
+    """The comment's text, sent as html_body or as body."""
     return str(comment.get("html_body") or comment.get("body") or "")
 
 

@@ -1,6 +1,6 @@
-"""What a Zendesk account remembers: tickets, OAuth tokens, idempotency keys, and the calls of the current minute.
+"""The memory of the simulated Zendesk: tickets, OAuth tokens, idempotency keys, and the calls of the current minute.
 
-None of these classes locks; FakeZendesk does.
+These classes do not lock. FakeZendesk does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KEY_LIFE_S = 2 * 3600
 TOKEN_LIFE_S = 1800
 TOKEN_LIFE_RANGE_S = (300, 172_800)
 WINDOW_S = 60
-UNLIMITED = 1_000_000  # what the headers say when no limit is set
+UNLIMITED = 1_000_000  # calls, in the headers, when no limit is set
 
 Clock = Callable[[], float]
 
@@ -49,7 +49,7 @@ class FakeComment:
 
 @dataclass(frozen=True)
 class FakeTicket:
-    """A ticket as it is now; later changes make a new object. `fields` is the ticket object as it was sent."""
+    """A ticket at one moment: a change makes a new object. `fields` is the ticket object of the request."""
 
     id: int
     external_id: str
@@ -91,32 +91,32 @@ class FakeTicket:
 
 
 def new_comment(comment_id: int, sent: Mapping[str, Any], *, public: bool, now: float) -> FakeComment:
-    """The comment that `sent` makes; without a word about it, it is as public as `public` says."""
+    """The comment in a request. `public` applies when the request does not say whether it is public."""
     html = str(sent.get("html_body") or sent.get("body") or "")
     return FakeComment(comment_id, html, plain_text(html), bool(sent.get("public", public)), now)
 
 
 def iso(at: float) -> str:
-    """Seconds as Zendesk writes a time."""
+    """A time in seconds as Zendesk writes it."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Tokens:
-    """OAuth access tokens and the scopes they carry."""
+    """OAuth access tokens and their scopes."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._known: dict[str, tuple[frozenset[str], float]] = {}
 
     def issue(self, scope: object, life_s: int) -> str:
-        """A new token. A scope nobody knows is taken all the same, and then every call is refused."""
+        """A new token. As in Zendesk, an unknown scope is accepted, and then every call is refused."""
         token = secrets.token_hex(32)
         scopes = frozenset(scope.split(" ")) if isinstance(scope, str) else frozenset[str]()
         self._known[token] = (scopes, self._clock() + life_s)
         return token
 
     def scopes(self, token: str) -> frozenset[str] | None:
-        """What the token may do; None when it is unknown or over."""
+        """The scopes of the token. None when it is unknown or has expired."""
         scopes, ends_at = self._known.get(token, (frozenset[str](), 0.0))
         return scopes if token in self._known and self._clock() < ends_at else None
 
@@ -125,14 +125,15 @@ class Tokens:
 
 
 class IdempotencyKeys:
-    """The first answer to each key, for two hours."""
+    """The ticket that each key made, for two hours."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._known: dict[str, tuple[bytes, FakeTicket, float]] = {}
 
     def ticket(self, key: str, body: bytes) -> FakeTicket | None:
-        """The ticket the same request made, as it was then; None for a new key. Raises ValueError for another body."""
+        """The ticket of the first request with this key, as it was then. None for a new key. Raises ValueError when the
+        first request had another body."""
         known = self._known.get(key)
         if known is None or self._clock() - known[2] >= KEY_LIFE_S:
             return None
@@ -163,7 +164,7 @@ class Rate:
 
 
 class RateWindow:
-    """Counts calls in fixed windows of a minute, or of `window_s` seconds, that begin with the first call."""
+    """Counts calls in fixed windows of `window_s` seconds. The first one begins with the first call."""
 
     def __init__(self, per_minute: int | None, clock: Clock, window_s: int = WINDOW_S) -> None:
         self._clock, self._window_s = clock, window_s
@@ -172,7 +173,7 @@ class RateWindow:
         self._used = 0
 
     def take(self) -> bool:
-        """Counts one call; False when the minute's calls are used up."""
+        """Counts one call. Returns False when the window has no calls left."""
         if self._began_at is None:
             self._began_at = self._clock()
         self._turn()

@@ -1,7 +1,7 @@
-"""A real browser for the tests of pages, and axe-core to examine what it shows.
+"""A real browser for the tests of pages, and axe-core, which finds faults of accessibility.
 
-Nothing is downloaded: the tests use the browser of this machine, and are skipped where there is none. .ci/run installs
-what is missing and sets BROWSER_TESTS=required, so that there they fail instead.
+Nothing is downloaded: the tests use the browser of this machine. Without one, or without axe-core, the tests that need
+it are deselected. .ci/run installs both and sets BROWSER_TESTS=required: there they fail instead.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -23,55 +23,65 @@ QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 AXE_VERSION = "4.14.1"
 AXE_FOLDER = Path(__file__).parent.parent / ".axe"
 AXE = AXE_FOLDER / "node_modules" / "axe-core" / "axe.min.js"
-PATIENCE_MS = 15_000
+PATIENCE_MS = 30_000
+
+
+def deselect_browser_tests(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Takes the tests out of `items` that need a browser or axe-core which this machine does not have."""
+    if os.environ.get("BROWSER_TESTS") == "required":
+        return
+    without = [item for item in items if "browser" in getattr(item, "fixturenames", ()) and not _can_run(item)]
+    if without:
+        items[:] = [item for item in items if item not in without]
+        config.hook.pytest_deselected(items=without)
+
+
+def _can_run(item: pytest.Item) -> bool:
+    return find_browser() is not None and (AXE.exists() or "axe" not in item.name)
+
+
+def find_browser() -> str | None:
+    """The path of this machine's Chromium or Chrome."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """The machine's Chromium or Chrome, without a window."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        missing(f"no browser is on the PATH ({', '.join(BROWSERS)}): apt-get install chromium")
+    path = find_browser()
+    assert path, f"no browser is on the PATH ({', '.join(BROWSERS)}): apt-get install chromium"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=QUIET)
+        browser = playwright.chromium.launch(executable_path=path, args=QUIET)
         yield browser
         browser.close()
 
 
 @contextmanager
 def opened(browser: Browser, url: str, width: int = 1280, height: int = 800, **context: Any) -> Iterator[Page]:
-    """A page in a window of its own. Afterwards it must fit the window's width, and its console must be empty."""
+    """A page in a window of its own. At the end the page must fit the window's width, and its console must be empty."""
     window = browser.new_context(viewport={"width": width, "height": height}, **context)
     window.set_default_timeout(PATIENCE_MS)
     page = window.new_page()
-    told: list[str] = []
-    page.on("console", lambda message: told.append(message.text))
-    page.on("pageerror", lambda error: told.append(str(error)))
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
     try:
         page.goto(url)
         yield page
         page.wait_for_load_state()
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, f"the page is {wide} px wide and scrolls sideways in {width} px"
-        assert not told, told
+        assert not messages, messages
     finally:
         window.close()
 
 
 def serious_faults(page: Page) -> list[str]:
-    """What axe-core finds on the page that is serious or critical: the rule, and where."""
-    if not AXE.exists():
-        command = f"npm install --no-save --prefix {AXE_FOLDER.name} axe-core@{AXE_VERSION}"
-        missing(f"axe-core is not installed: {command}")
+    """The serious and critical faults that axe-core finds on the page: the rule and the place."""
+    command = f"npm install --no-save --prefix {AXE_FOLDER.name} axe-core@{AXE_VERSION}"
+    assert AXE.exists(), f"axe-core is not installed: {command}"
     page.evaluate(AXE.read_text(encoding="utf-8"))
     found = page.evaluate("axe.run({resultTypes: ['violations']})")
     faults = [fault for fault in found["violations"] if fault["impact"] in ("serious", "critical")]
     assert found["passes"], "axe-core examined nothing"
     return [f"{fault['id']}: {node['target']} {node['failureSummary']}" for fault in faults for node in fault["nodes"]]
-
-
-def missing(what: str) -> NoReturn:
-    """Skips the test; fails it where BROWSER_TESTS=required."""
-    if os.environ.get("BROWSER_TESTS") == "required":
-        pytest.fail(what)
-    pytest.skip(what)

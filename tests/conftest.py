@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import itertools
 import logging
@@ -11,41 +10,44 @@ import re
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
-from functools import cache, cached_property
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 import pytest
-import werkzeug.test
-from a2wsgi.asgi import build_scope
-from browser import browser  # noqa: F401 - a fixture, for whoever asks for it
+from browser import browser, deselect_browser_tests  # noqa: F401 - the first is a fixture
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
 from said import Said
 
-import logfmt
-from app import Relay, create_app
-from catch_up import CatchUp
+import log
+from app import Settings, create_app
 from config import Config
-from database import Values
-from front import Front
-from inbox import Inbox, Item, NewItem, Request
-from intake import Intake
+from destinations.zendesk import ZendeskSettings
+from inbox import open_database
+from inbox.database import Database
+from inbox.facts import Facts
+from inbox.inbox import Inbox
+from inbox.items import Draft, Item, NewItem
+from inbox.records import Records
+from khoros.catch_up import CatchUp
+from khoros.receive import Receiver
+from khoros.subscription import Subscriber
 from khoros_client import KhorosClient
+from operations.relay import Relay
 from sandbox.khoros import FakeKhoros
 from sandbox.server import Server
 from sandbox.zendesk import FakeZendesk
-from subscription import Subscriber
 
-T = TypeVar("T")
 _numbers = itertools.count()
-SLOW = ("test_end_to_end", "test_worker", "test_simulation", "test_browser_demo", "test_delivery")
+SLOW = ("test_end_to_end", "test_server", "test_simulation", "test_browser_demo", "test_delivery")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The files that take longest come first, so that no process is left alone with one in the end."""
+    deselect_browser_tests(config, items)
     items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
 
 
@@ -111,20 +113,50 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def inbox(database_url: str, clock: Clock) -> Iterator[Inbox]:
-    inbox = Inbox(database_url, clock)
-    yield inbox
-    inbox.close()
+def database(database_url: str, clock: Clock) -> Iterator[Database]:
+    """The database of one process."""
+    database = open_database(database_url, clock)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def inbox(database: Database) -> Inbox:
+    return Inbox(database)
+
+
+@pytest.fixture
+def facts(database: Database) -> Facts:
+    return Facts(database)
+
+
+@pytest.fixture
+def records(database: Database) -> Records:
+    return Records(database)
+
+
+@pytest.fixture
+def other_database(database_url: str, clock: Clock) -> Iterator[Database]:
+    """The same database as another process uses it."""
+    database = open_database(database_url, clock)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def other(other_database: Database) -> Inbox:
+    """The inbox of another process."""
+    return Inbox(other_database)
 
 
 def new_item(event: str = "event-1", post: str = "twitter:1", **more: Any) -> NewItem:
     payload = {"labels": ["CreateCase"], "item": {"entityId": post, "text": "Hello", "author": "Jo"}}
-    return NewItem(event, post, payload, **more)
+    return NewItem(more.pop("destination", "zendesk"), event, post, payload, **more)
 
 
-def compose(item: Item) -> Request:
-    """Words for an item that tests of the inbox can recognise."""
-    return Request(f"body of {item.event_uuid}".encode(), f"key of {item.event_uuid}", item.post_ticket_id)
+def compose(item: Item) -> Draft:
+    """A draft that tests of the inbox can recognise."""
+    return Draft("made up", f"body of {item.event_uuid}".encode(), f"key of {item.event_uuid}", item.latest_reference)
 
 
 @pytest.fixture(scope="session")
@@ -157,16 +189,23 @@ TEXT, AUTHOR = "My order never came, I am furious", "Jo Customer"
 PRIVATE = (TOKEN, OLD_TOKEN, "made-up-khoros-token", "made-up-client-secret", "made-up-api-token", TEXT, AUTHOR)
 
 
+ZENDESK_SETTINGS = {field.name for field in fields(ZendeskSettings)} - {"url"} | {"zendesk_url"}
+
+
+def new_settings(**changes: Any) -> Settings:
+    """Settings that lead nowhere, but for the given ones: those of Config, and Zendesk's (its url as zendesk_url)."""
+    account: dict[str, Any] = {"zendesk_url": NOWHERE, "client_id": "relay", "client_secret": "made-up-client-secret"}
+    account |= {name: changes.pop(name) for name in list(changes) if name in ZENDESK_SETTINGS}
+    return Settings(new_config(**changes), ZendeskSettings(account.pop("zendesk_url"), **account))
+
+
 def new_config(**changes: Any) -> Config:
-    """Settings that lead nowhere, but for the given ones."""
+    """The settings of every process, leading nowhere but for the given ones."""
     settings: dict[str, Any] = {
         "khoros_token": "made-up-khoros-token",
         "company_id": 123,
         "label": re.compile("CreateCase"),
         "bearer_tokens": (TOKEN, OLD_TOKEN),
-        "zendesk_url": NOWHERE,
-        "client_id": "relay",
-        "client_secret": "made-up-client-secret",
         "public_url": NOWHERE,
         "khoros_url": f"{NOWHERE}/v2",
     }
@@ -227,63 +266,26 @@ def zendesk(clock: Clock) -> Iterator[FakeZendesk]:
 
 
 @pytest.fixture
-def config(database_url: str) -> Config:
-    return new_config(database_url=database_url)
-
-
-class FrontClient(FlaskClient):
-    """Asks the way gunicorn's worker does: through front.py."""
-
-    @cached_property
-    def _front(self) -> Front:
-        relay = relay_of(self.application)
-        return Front(self.application, None if relay.config.polling else relay.door)
-
-    def run_wsgi_app(self, environ: Any, buffered: bool = False) -> Any:
-        def through(environ: Any, start_response: Any) -> list[bytes]:
-            return in_a_loop(_ask(self._front, environ, start_response))
-
-        return werkzeug.test.run_wsgi_app(through, environ, buffered)
-
-
-@cache
-def _loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="event loop", daemon=True).start()
-    return loop
-
-
-def in_a_loop(work: Coroutine[Any, Any, T]) -> T:
-    """Runs it to its end in an event loop beside the tests; their own thread may have one already, the browser's."""
-    return asyncio.run_coroutine_threadsafe(work, _loop()).result(60)
-
-
-async def _ask(front: Front, environ: Any, start_response: Any) -> list[bytes]:
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        piece = environ["wsgi.input"].read(65536)
-        return {"type": "http.request", "body": piece, "more_body": bool(piece)}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await front(build_scope(environ), receive, send)
-    headers = [(name.decode(), value.decode("latin-1")) for name, value in sent[0]["headers"]]
-    start_response(f"{sent[0]['status']} as it is", headers)
-    return [message.get("body", b"") for message in sent[1:]]
+def settings(database_url: str) -> Settings:
+    return new_settings(database_url=database_url)
 
 
 @pytest.fixture
-def new_app(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[Config], Flask]]:
-    """Makes the app. It takes the process' logging over; afterwards that is as it was."""
+def config(settings: Settings) -> Config:
+    return settings.config
+
+
+@pytest.fixture
+def new_app(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[Settings], Flask]]:
+    """Makes an app that takes notifications though its background work does not run. It changes the logging of the
+    process; afterwards that is as it was."""
     loggers = [logging.getLogger(name) for name in (None, "relay", "gunicorn.error")]
     kept = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
     made: list[Flask] = []
 
-    def make(config: Config) -> Flask:
-        made.append(create_app(config))
-        made[-1].test_client_class = FrontClient
+    def make(settings: Settings) -> Flask:
+        made.append(create_app(settings))
+        relay_of(made[-1]).receiver.open = True
         logging.getLogger().addHandler(caplog.handler)
         return made[-1]
 
@@ -295,23 +297,30 @@ def new_app(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[Config], Fla
         logger.handlers, logger.propagate = handlers, propagate
 
 
-@pytest.fixture
-def other(database_url: str, clock: Clock) -> Iterator[Inbox]:
-    """The inbox as another process sees it."""
-    inbox = Inbox(database_url, clock)
-    yield inbox
-    inbox.close()
+def names_for_zendesk(event: object) -> tuple[str, ...]:
+    """A route that sends every event to Zendesk."""
+    return ("zendesk",)
 
 
-def new_subscriber(config: Config, inbox: Inbox, wake: Callable[[], None] = lambda: None) -> Subscriber:
+def new_receiver(config: Config, inbox: Inbox, wake: Callable[[int], object] = lambda count: None) -> Receiver:
+    """A receiver that takes every event, and is open."""
+    receiver = Receiver(config.bearer_tokens, config.company_id, names_for_zendesk, inbox, wake)
+    receiver.open = True
+    return receiver
+
+
+def new_subscriber(
+    config: Config, database: Database, wake: Callable[[int], object] = lambda count: None
+) -> Subscriber:
     """The subscriber of one more process."""
     khoros = KhorosClient(config.khoros_url, config.khoros_token, config.company_id)
-    return Subscriber(config, inbox, khoros, CatchUp(config, inbox, Intake(config, inbox), khoros, wake))
+    facts, receiver = Facts(database), new_receiver(config, Inbox(database), wake)
+    return Subscriber(config, facts, khoros, CatchUp(config, facts, receiver, khoros))
 
 
 @pytest.fixture
-def app(new_app: Callable[[Config], Flask], config: Config) -> Flask:
-    return new_app(config)
+def app(new_app: Callable[[Settings], Flask], settings: Settings) -> Flask:
+    return new_app(settings)
 
 
 @pytest.fixture
@@ -330,37 +339,21 @@ def relay_of(app: Flask) -> Relay:
     return relay
 
 
-def watch(inbox: Inbox, told: Callable[[str, Any], object]) -> Callable[[str, Values], tuple[str, list[Any]]]:
-    """Has `told` called with each statement that the inbox is about to run, and its values, as its driver gets them.
-    Gives what put the statement so before."""
-    put = inbox._database.put
-
-    def watched(sql: str, values: Values) -> tuple[str, list[Any]]:
-        statement = put(sql, values)
-        told(*statement)
-        return statement
-
-    inbox._database.put = watched  # type: ignore[method-assign]
-    inbox._database.forget()  # the connections that are open already know no other way
-    return put
-
-
-def rows(inbox: Inbox) -> list[tuple[str, str, str, str | None]]:
-    """What the inbox holds: event, post, state and reason of each row, in the order they came."""
-    inbox.now()  # opens an empty database
-    with inbox._database.transaction() as db:
-        found = db.rows("SELECT event_uuid, entity_id, state, reason FROM inbox ORDER BY id")
+def rows(database: Database) -> list[tuple[str, str, str, str | None]]:
+    """What the inbox holds: event, post, state and reason of each item, in the order they came."""
+    with database.reading() as db:
+        found = db.rows("SELECT event_uuid, subject_id, state, reason FROM items ORDER BY id")
     return [(row[0], row[1], row[2], row[3]) for row in found]
 
 
 def events(caplog: pytest.LogCaptureFixture, *names: str) -> list[str]:
-    """The names of the events logged so far; only those among `names`, when some are given."""
+    """The names of the lines logged so far; only those among `names`, when some are given."""
     found = [record.message for record in caplog.records if record.name == "relay"]
     return [name for name in found if not names or name in names]
 
 
-def fields(caplog: pytest.LogCaptureFixture, name: str) -> dict[str, Any]:
-    """The fields of the one event called `name`, and its `level`."""
+def fields_of(caplog: pytest.LogCaptureFixture, name: str) -> dict[str, Any]:
+    """The fields of the one line called `name`, and its `level`."""
     [record] = [record for record in caplog.records if record.name == "relay" and record.message == name]
     return {"level": record.levelno, **record.__dict__["fields"]}
 
@@ -370,7 +363,7 @@ def clean_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Afterwards no line of the log, as it is before secrets are masked, may hold a secret or a customer's words."""
     caplog.set_level(logging.INFO, "relay")
     yield
-    form = logfmt.Formatter().format
+    form = log.Formatter().format
     lines = [form(record) for phase in ("setup", "call") for record in caplog.get_records(phase)]
     for private in PRIVATE:
         assert not [line for line in lines if private in line]

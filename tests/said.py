@@ -1,4 +1,4 @@
-"""What the service says in a test run: the lines of its processes, and its log records before secrets are masked."""
+"""The log of a test run: the lines of relay processes, and every log record before secrets are masked."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from logfmt import Formatter
+from log import Formatter
 from sandbox.posts import posts_at
 from sandbox.relay import Relay
 
 SECRETS = ("SPREDFAST_API_TOKEN", "NOTIFICATION_BEARER_TOKEN", "ZENDESK_CLIENT_SECRET", "ZENDESK_API_TOKEN")
-_RUN_OF_WORDS = re.compile(r"[^\W_][\w' ,-]{14,}")  # nothing that logfmt would escape
+_RUN_OF_WORDS = re.compile(r"[^\W_][\w' ,-]{14,}")  # only characters that logfmt does not escape
 
 
 class Said:
-    """`relays` and `lines` fill while it listens; `leaks` are the lines that hold something private."""
+    """Collects `relays` and `lines` while it listens. `leaks()` are the lines with something private."""
 
     def __init__(self, *private: str) -> None:
         self.relays: list[Relay] = []
@@ -30,7 +30,7 @@ class Said:
     def listening(self) -> Iterator[None]:
         form, handle, make = Formatter().format, logging.Logger.handle, Relay.__init__
 
-        def heard(logger: logging.Logger, record: logging.LogRecord) -> None:
+        def handled(logger: logging.Logger, record: logging.LogRecord) -> None:
             self.lines.append(form(record))
             handle(logger, record)
 
@@ -39,17 +39,17 @@ class Said:
             self.relays.append(relay)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(logging.Logger, "handle", heard)
+            patch.setattr(logging.Logger, "handle", handled)
             patch.setattr(Relay, "__init__", made)
             yield
 
     def leaks(self) -> list[str]:
-        """The lines that hold a secret or a customer's words."""
+        """The lines with a secret or a customer's words."""
         private = self._private | {relay.env.get(name, "") for relay in self.relays for name in SECRETS} - {""}
         lines = self.lines + [line for relay in self.relays for line in relay.output]
         return [line for line in lines if any(word in line for word in private)]
 
 
 def runs_of_words(*texts: str) -> set[str]:
-    """The longer runs of plain words in texts: a text with line breaks or quotes is logged with them escaped."""
+    """The longer runs of plain words in texts. A whole text would not do: logfmt escapes its quotes and line breaks."""
     return {run for text in texts for run in _RUN_OF_WORDS.findall(text)}

@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
-from config import VARIABLES, Config, ConfigError
+import config
+from app import Settings
+from config import Config, ConfigError, Reader
+from destinations.zendesk import ZENDESK_VARIABLES, ZendeskSettings
+
+VARIABLES = {**config.VARIABLES, **ZENDESK_VARIABLES}
 
 REQUIRED = {
     "SPREDFAST_API_TOKEN": "khoros-access-token",
@@ -26,7 +31,7 @@ SMALLEST = REQUIRED | CLIENT
 def faults(environ: Mapping[str, str]) -> dict[str, str]:
     """What is said of each variable, by its name; the message must have one line for each and a heading."""
     with pytest.raises(ConfigError) as caught:
-        Config.from_env(environ)
+        Settings.from_env(environ)
     heading, *lines = str(caught.value).split("\n")
     assert heading == "The relay cannot start. Set these variables and start it again:"
     named = [re.fullmatch(r"  ([A-Z][A-Z_]+) (.+)", line) for line in lines]
@@ -45,28 +50,36 @@ def fault(name: str, value: str) -> str:
 
 
 def test_the_smallest_environment_gives_every_default() -> None:
-    assert Config.from_env(SMALLEST) == Config(
-        khoros_token="khoros-access-token",
-        company_id=4711,
-        label=re.compile("CreateCase"),
-        bearer_tokens=("n0tification-bearer-token",),
-        zendesk_url="https://acme.zendesk.com",
-        client_id="relay",
-        client_secret="zendesk-client-secret",
-        user_email="",
-        api_token="",
-        public_url="",
-        heroku_app_name="",
-        database_url="sqlite:///relay.db",
-        khoros_url="https://api.spredfast.com/v2",
-        external_id="send-to-zendesk",
-        ticket_fields={},
-        comment_public=False,
-        polling=False,
-        catch_up_s=300.0,
-        poll_s=15.0,
-        log_level="INFO",
-        on_dyno=False,
+    assert Settings.from_env(SMALLEST) == Settings(
+        Config(
+            khoros_token="khoros-access-token",
+            company_id=4711,
+            label=re.compile("CreateCase"),
+            bearer_tokens=("n0tification-bearer-token",),
+            public_url="",
+            heroku_app_name="",
+            database_url="sqlite:///relay.db",
+            khoros_url="https://api.spredfast.com/v2",
+            external_id="send-to-zendesk",
+            polling=False,
+            catch_up_s=300.0,
+            poll_s=15.0,
+            status_password="",
+            alert_url="",
+            alert_after_s=600.0,
+            retention_s=30 * 86_400.0,
+            log_level="INFO",
+            on_dyno=False,
+        ),
+        ZendeskSettings(
+            url="https://acme.zendesk.com",
+            client_id="relay",
+            client_secret="zendesk-client-secret",
+            user_email="",
+            api_token="",
+            ticket_fields={},
+            comment_public=False,
+        ),
     )
 
 
@@ -83,32 +96,51 @@ def test_every_variable_reaches_its_setting() -> None:
         "KHOROS_DELIVERY": "Poll",
         "CATCH_UP_MINUTES": "10",
         "POLL_SECONDS": "30",
+        "STATUS_PASSWORD": "a-status-password",
+        "ALERT_WEBHOOK_URL": "https://hooks.acme.example/made-up",
+        "ALERT_AFTER_MINUTES": "20",
+        "RETENTION_DAYS": "7",
         "LOG_LEVEL": "debug",
         "DYNO": "web.1",
     }
-    assert Config.from_env(environ) == Config(
-        khoros_token="khoros-access-token",
-        company_id=4711,
-        label=re.compile("CreateCase"),
-        bearer_tokens=("n0tification-bearer-token",),
-        zendesk_url="https://acme.zendesk.com",
-        client_id="relay",
-        client_secret="zendesk-client-secret",
-        user_email="agent@acme.example",
-        api_token="zendesk-api-token",
-        public_url="https://relay.acme.example",
-        heroku_app_name="acme-relay",
-        database_url="postgresql://me:pw@db.acme.example:5432/relay",
-        khoros_url="http://127.0.0.1:8001/v2",
-        external_id="ours",
-        ticket_fields={"group_id": 123, "tags": ["social"], "metadata": {"from": "relay"}},
-        comment_public=True,
-        polling=True,
-        catch_up_s=600.0,
-        poll_s=30.0,
-        log_level="DEBUG",
-        on_dyno=True,
+    assert Settings.from_env(environ) == Settings(
+        Config(
+            khoros_token="khoros-access-token",
+            company_id=4711,
+            label=re.compile("CreateCase"),
+            bearer_tokens=("n0tification-bearer-token",),
+            public_url="https://relay.acme.example",
+            heroku_app_name="acme-relay",
+            database_url="postgresql://me:pw@db.acme.example:5432/relay",
+            khoros_url="http://127.0.0.1:8001/v2",
+            external_id="ours",
+            polling=True,
+            catch_up_s=600.0,
+            poll_s=30.0,
+            status_password="a-status-password",
+            alert_url="https://hooks.acme.example/made-up",
+            alert_after_s=1200.0,
+            retention_s=7 * 86_400.0,
+            log_level="DEBUG",
+            on_dyno=True,
+        ),
+        ZendeskSettings(
+            url="https://acme.zendesk.com",
+            client_id="relay",
+            client_secret="zendesk-client-secret",
+            user_email="agent@acme.example",
+            api_token="zendesk-api-token",
+            ticket_fields={"group_id": 123, "tags": ["social"], "metadata": {"from": "relay"}},
+            comment_public=True,
+        ),
     )
+    assert environ.keys() - {"DYNO"} == VARIABLES.keys()
+
+
+def test_the_settings_of_every_process_need_no_destination() -> None:
+    read = Reader(REQUIRED, config.VARIABLES)
+    assert Config.read(read).company_id == 4711
+    read.finish()
 
 
 @pytest.mark.parametrize(
@@ -129,19 +161,17 @@ def test_every_variable_reaches_its_setting() -> None:
         pytest.param(
             "ZENDESK_API_URL",
             "https://acme.zendesk.com/api/v2/tickets.json",
-            "zendesk_url",
+            "url",
             "https://acme.zendesk.com",
             id="the 2017 form",
         ),
         pytest.param(
-            "ZENDESK_API_URL", "https://acme.zendesk.com/api/v2", "zendesk_url", "https://acme.zendesk.com", id="api/v2"
+            "ZENDESK_API_URL", "https://acme.zendesk.com/api/v2", "url", "https://acme.zendesk.com", id="api/v2"
         ),
-        pytest.param(
-            "ZENDESK_API_URL", "https://acme.zendesk.com///", "zendesk_url", "https://acme.zendesk.com", id="slashes"
-        ),
-        pytest.param("ZENDESK_API_URL", "http://localhost:1", "zendesk_url", "http://localhost:1", id="localhost"),
-        pytest.param("ZENDESK_API_URL", "http://127.9.9.9:1", "zendesk_url", "http://127.9.9.9:1", id="127.0.0.0/8"),
-        pytest.param("ZENDESK_API_URL", "http://[::1]:1", "zendesk_url", "http://[::1]:1", id="IPv6 loopback"),
+        pytest.param("ZENDESK_API_URL", "https://acme.zendesk.com///", "url", "https://acme.zendesk.com", id="slashes"),
+        pytest.param("ZENDESK_API_URL", "http://localhost:1", "url", "http://localhost:1", id="localhost"),
+        pytest.param("ZENDESK_API_URL", "http://127.9.9.9:1", "url", "http://127.9.9.9:1", id="127.0.0.0/8"),
+        pytest.param("ZENDESK_API_URL", "http://[::1]:1", "url", "http://[::1]:1", id="IPv6 loopback"),
         pytest.param("DATABASE_URL", "sqlite:////var/relay.db", "database_url", "sqlite:////var/relay.db", id="sqlite"),
         pytest.param("DATABASE_URL", "postgresql://h/d", "database_url", "postgresql://h/d", id="postgresql://"),
         pytest.param("DATABASE_URL", "postgresql+psycopg://h/d", "database_url", "postgresql://h/d", id="driver named"),
@@ -167,30 +197,34 @@ def test_every_variable_reaches_its_setting() -> None:
     ],
 )
 def test_a_value_is_read_as_people_write_it(name: str, value: str, setting: str, expected: object) -> None:
-    assert getattr(Config.from_env(SMALLEST | {name: value}), setting) == expected
+    settings = Settings.from_env(SMALLEST | {name: value})
+    assert getattr(settings.zendesk if name in ZENDESK_VARIABLES else settings.config, setting) == expected
 
 
 @pytest.mark.parametrize("blank", ["", "  ", "\n"], ids=["empty", "spaces", "a line break"])
 def test_an_empty_variable_counts_as_not_set(blank: str) -> None:
     optional = dict.fromkeys(VARIABLES.keys() - SMALLEST.keys(), blank)
-    assert Config.from_env(SMALLEST | optional) == Config.from_env(SMALLEST)
+    assert Settings.from_env(SMALLEST | optional) == Settings.from_env(SMALLEST)
     assert set(faults(dict.fromkeys(VARIABLES, blank))) == SMALLEST.keys()
 
 
 def test_the_label_is_a_regular_expression() -> None:
-    label = Config.from_env(SMALLEST | {"SPREDFAST_LABEL_NAME": "(?i)create ?(case|ticket)"}).label
+    label = Settings.from_env(SMALLEST | {"SPREDFAST_LABEL_NAME": "(?i)create ?(case|ticket)"}).config.label
     assert label.fullmatch("Create Ticket")
     assert not label.fullmatch("CreateCases")
 
 
 def test_an_api_token_will_do_instead_of_an_oauth_client() -> None:
-    config = Config.from_env(REQUIRED | API_TOKEN)
-    assert (config.client_id, config.user_email, config.api_token) == ("", "agent@acme.example", "zendesk-api-token")
+    account = Settings.from_env(REQUIRED | API_TOKEN).zendesk
+    assert (account.client_id, account.user_email, account.api_token) == ("", "agent@acme.example", "zendesk-api-token")
 
 
 def test_settings_cannot_be_changed() -> None:
+    settings = Settings.from_env(SMALLEST)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Config.from_env(SMALLEST).company_id = 1  # type: ignore[misc]
+        settings.config.company_id = 1  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.zendesk.url = ""  # type: ignore[misc]
 
 
 def test_only_listed_variables_and_those_of_the_platforms_are_read() -> None:
@@ -208,7 +242,7 @@ def test_only_listed_variables_and_those_of_the_platforms_are_read() -> None:
         def __iter__(self) -> Iterator[str]:
             raise AssertionError("it went through the whole environment")
 
-    Config.from_env(environ := Environment(SMALLEST))
+    Settings.from_env(environ := Environment(SMALLEST))
     platforms = {"DYNO", "FLY_APP_NAME", "HEROKU_APP_DEFAULT_DOMAIN_NAME", "RENDER_EXTERNAL_URL"}
     assert environ.asked == VARIABLES.keys() | platforms
 
@@ -238,7 +272,7 @@ OWN = {"PUBLIC_URL": "https://relay.acme.example"}
     ],
 )
 def test_the_public_address_comes_from_who_knows_it(environ: dict[str, str], expected: str) -> None:
-    assert Config.from_env(SMALLEST | environ).public_url == expected
+    assert Settings.from_env(SMALLEST | environ).config.public_url == expected
 
 
 # What it refuses
@@ -253,16 +287,16 @@ def test_a_missing_variable_is_named_with_where_to_get_it(name: str) -> None:
     assert said[1].endswith(f"Where to get it: {VARIABLES[name]}")
 
 
-def test_all_faults_are_said_at_once_in_the_order_they_are_read() -> None:
+def test_all_faults_of_every_part_are_in_one_message_in_the_order_they_are_read() -> None:
     environ = {"SPREDFAST_COMPANY_ID": "acme", "LOG_LEVEL": "LOUD", "ZENDESK_TICKET_FIELDS": "["}
     assert list(faults(environ)) == [
         "SPREDFAST_API_TOKEN",
         "SPREDFAST_COMPANY_ID",
         "SPREDFAST_LABEL_NAME",
         "NOTIFICATION_BEARER_TOKEN",
+        "LOG_LEVEL",
         "ZENDESK_API_URL",
         "ZENDESK_TICKET_FIELDS",
-        "LOG_LEVEL",
         "ZENDESK_CLIENT_ID",
         "ZENDESK_CLIENT_SECRET",
     ]
@@ -328,7 +362,7 @@ def test_a_broken_half_is_said_once_and_as_broken() -> None:
         pytest.param("ZENDESK_API_URL", "https://[acme", "is not a web address.", id="half an IPv6 address"),
         pytest.param("PUBLIC_URL", "http://relay.acme.example", "must begin with https://,", id="public, unencrypted"),
         pytest.param("KHOROS_API_URL", "http://api.spredfast.com/v2", "must begin with https://,", id="Khoros too"),
-        pytest.param("DATABASE_URL", "relay.db", "is not a database address", id="a file name"),
+        pytest.param("DATABASE_URL", "relay.db", "must begin with sqlite:/// or postgres://", id="a file name"),
         pytest.param("DATABASE_URL", "postgres://me:pw@host:port/d", "is not a database address", id="database port"),
         pytest.param("DATABASE_URL", "postgres://h/d?no=such", "is not a database address", id="no such setting"),
         pytest.param("DATABASE_URL", "postgres://u:\udcff@h/d", "is not a database address", id="not UTF-8"),
@@ -360,27 +394,43 @@ def test_a_wrong_value_is_refused_in_words_that_say_why(name: str, value: str, w
 
 # Secrets
 
-SECRETS = ("k-secret-1", "n-secret-2-of-16-characters", "z-secret-3", "t-secret-4", "p-secret-5")
+SECRETS = (
+    "k-secret-1",
+    "n-secret-2-of-16-characters",
+    "z-secret-3",
+    "t-secret-4",
+    "p-secret-5",
+    "s-secret-6-of-16-characters",
+    "a-secret-7",
+)
 SECRETIVE = {
     "SPREDFAST_API_TOKEN": SECRETS[0],
     "NOTIFICATION_BEARER_TOKEN": SECRETS[1],
     "ZENDESK_CLIENT_SECRET": SECRETS[2],
     "ZENDESK_API_TOKEN": SECRETS[3],
     "DATABASE_URL": f"postgres://me:{SECRETS[4]}@host/db",
+    "STATUS_PASSWORD": SECRETS[5],
+    "ALERT_WEBHOOK_URL": f"https://hooks.acme.example/{SECRETS[6]}",
 }
 
 
 def test_no_secret_is_in_repr() -> None:
-    shown = repr(Config.from_env(REQUIRED | CLIENT | API_TOKEN | SECRETIVE))
+    shown = repr(Settings.from_env(REQUIRED | CLIENT | API_TOKEN | SECRETIVE))
     assert [secret for secret in SECRETS if secret in shown] == []
-    assert "company_id=4711" in shown
+    assert "company_id=4711" in shown and "url='https://acme.zendesk.com'" in shown
+
+
+def test_every_secret_is_known_to_the_log_that_masks_it() -> None:
+    settings = Settings.from_env(REQUIRED | CLIENT | API_TOKEN | SECRETIVE)
+    masked = "\n".join([*settings.config.secrets, *settings.zendesk.secrets])
+    assert [secret for secret in SECRETS if secret not in masked] == []
 
 
 @pytest.mark.parametrize("name", SECRETIVE)
 def test_no_secret_is_in_the_message_even_when_the_secret_is_what_is_wrong(name: str) -> None:
     broken = SECRETIVE | {name: f"{SECRETIVE[name]} and more".replace("@host", "@host:port")}
     with pytest.raises(ConfigError) as caught:
-        Config.from_env(REQUIRED | CLIENT | API_TOKEN | broken | {"LOG_LEVEL": "LOUD"})
+        Settings.from_env(REQUIRED | CLIENT | API_TOKEN | broken | {"LOG_LEVEL": "LOUD"})
     assert f"  {name} " in str(caught.value)
     chain = [caught.value, caught.value.__cause__, caught.value.__context__]
     assert [secret for secret in SECRETS if any(secret in repr(error) for error in chain)] == []
@@ -399,7 +449,7 @@ def test_no_secret_is_in_the_message_even_when_the_secret_is_what_is_wrong(name:
     ],
 )
 def test_a_webhook_is_called_at_the_very_address_that_was_given(url: str) -> None:
-    assert Config.from_env(SMALLEST | {"ALERT_WEBHOOK_URL": url}).alert_url == url
+    assert Settings.from_env(SMALLEST | {"ALERT_WEBHOOK_URL": url}).config.alert_url == url
 
 
 @pytest.mark.parametrize(

@@ -40,11 +40,11 @@ def test_the_fuzz_finds_what_is_wrong() -> None:
         it.relay.output.append("at=info event=x reason=canaryword")
         findings.good_s, findings.rss = [9.0], [0, 10**9]
         judge(it, findings)
-    told = "\n".join(findings.problems)
+    text = "\n".join(findings.problems)
     for what in ("answered 500", "answered [502]", "1 accepted rows are not", "1 were acknowledged as new, 0", "9.0 s"):
-        assert what in told
+        assert what in text
     for what in ("grew by 953 MiB", "in the log: at=error event=request_broken", "in the log: at=info event=x"):
-        assert what in told
+        assert what in text
 
 
 @pytest.mark.parametrize(("leaky", "found"), [(True, True), (False, False)])

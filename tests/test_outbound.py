@@ -16,7 +16,18 @@ import pytest
 import requests
 import responses
 
-from outbound import Answer, AuthFailed, Bearer, Limited, Rejected, ServiceError, Unavailable, new_session, send
+from outbound import (
+    Answer,
+    AuthFailed,
+    Bearer,
+    Limited,
+    Quota,
+    Rejected,
+    ServiceError,
+    Unavailable,
+    new_session,
+    send,
+)
 
 URL = "https://acme.zendesk.com/api/v2/tickets"
 
@@ -49,14 +60,15 @@ def raw_server(talk: Callable[[socket.socket], object]) -> Iterator[str]:
 
 
 def test_an_error_carries_what_the_answer_said() -> None:
-    error = ServiceError("no", status=422, code="RecordInvalid", request_id="r-1", retry_after_s=2.0)
+    left = Quota(calls_left=3, reset_s=20.0)
+    error = ServiceError("no", status=422, code="RecordInvalid", request_id="r-1", retry_after_s=2.0, quota=left)
     assert (str(error), error.status, error.code) == ("no", 422, "RecordInvalid")
-    assert (error.request_id, error.retry_after_s) == ("r-1", 2.0)
+    assert (error.request_id, error.retry_after_s, error.quota) == ("r-1", 2.0, left)
 
 
 def test_what_an_answer_did_not_say_is_none() -> None:
     error = ServiceError("no")
-    assert {error.status, error.code, error.request_id, error.retry_after_s} == {None}
+    assert {error.status, error.code, error.request_id, error.retry_after_s, error.quota} == {None}
 
 
 def test_being_limited_is_one_way_of_being_unavailable_and_the_others_are_apart() -> None:
@@ -125,26 +137,26 @@ def test_an_answer_without_retry_after_asks_for_no_wait() -> None:
 
 def test_an_answer_is_returned_whatever_its_status(service: responses.RequestsMock) -> None:
     service.post(URL, status=586, body=b"<html>", headers={"Retry-After": "4"})
-    answer = send(new_session(1), "POST", URL, data=b"{}")
+    answer = send(new_session(URL), "POST", URL, data=b"{}")
     assert (answer.status, answer.body, answer.headers["retry-after"]) == (586, b"<html>", "4")
 
 
 def test_every_attempt_is_bounded_in_time(service: responses.RequestsMock) -> None:
     service.get(URL)
-    send(new_session(1), "GET", URL)
+    send(new_session(URL), "GET", URL)
     options: dict[str, object] = service.calls[0].request.req_kwargs  # type: ignore[attr-defined]
     assert options["timeout"] == (3.0, 15.0)
 
 
 def test_there_is_one_attempt_only(service: responses.RequestsMock) -> None:
     service.get(URL, status=503)
-    send(new_session(1), "GET", URL)
+    send(new_session(URL), "GET", URL)
     assert len(service.calls) == 1
 
 
 def test_the_request_says_who_we_are_and_that_we_read_json(service: responses.RequestsMock) -> None:
     service.get(URL)
-    send(new_session(1), "GET", URL, auth=Bearer("t0ken"))
+    send(new_session(URL), "GET", URL, auth=Bearer("t0ken"))
     headers = service.calls[0].request.headers
     assert headers["Authorization"] == "Bearer t0ken"
     assert headers["Accept"] == "application/json"
@@ -155,7 +167,7 @@ def test_the_request_says_who_we_are_and_that_we_read_json(service: responses.Re
 def test_no_redirect_is_followed(service: responses.RequestsMock, status: int) -> None:
     for target in ("https://evil.example/", "https://acme.zendesk.com/login", "/login"):
         service.post(URL, status=status, headers={"Location": target})
-        answer = send(new_session(1), "POST", URL, auth=Bearer("t0ken"), data=b"{}")
+        answer = send(new_session(URL), "POST", URL, auth=Bearer("t0ken"), data=b"{}")
         assert answer.status == status
     assert {call.request.url for call in service.calls} == {URL}
 
@@ -169,13 +181,13 @@ def test_netrc_does_not_replace_our_token(
     monkeypatch.setenv("NETRC", str(netrc))
     assert requests.utils.get_netrc_auth(URL) == ("someone", "netrc-secret")
     service.get(URL)
-    send(new_session(1), "GET", URL, auth=Bearer("t0ken"))
+    send(new_session(URL), "GET", URL, auth=Bearer("t0ken"))
     assert service.calls[0].request.headers["Authorization"] == "Bearer t0ken"
 
 
 def test_no_cookie_is_kept(service: responses.RequestsMock) -> None:
     service.get(URL, headers={"Set-Cookie": "session=somebody-else; Path=/"})
-    session = new_session(1)
+    session = new_session(URL)
     send(session, "GET", URL)
     send(session, "GET", URL)
     assert "Cookie" not in service.calls[1].request.headers
@@ -203,17 +215,17 @@ def test_no_answer_is_unavailable_and_says_who_and_how_and_nothing_else(
 ) -> None:
     service.get(URL, body=error)
     with pytest.raises(Unavailable) as caught:
-        send(new_session(1), "GET", URL, params={"external_id": "t0ken"})
+        send(new_session(URL), "GET", URL, params={"external_id": "t0ken"})
     assert str(caught.value) == f"acme.zendesk.com gave no answer ({type(error).__name__})"
     assert caught.value.__cause__ is error
     assert (caught.value.status, caught.value.retry_after_s) == (None, None)
 
 
-def test_nobody_at_the_door_is_unavailable() -> None:
+def test_nobody_who_listens_is_unavailable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     with pytest.raises(Unavailable, match="127.0.0.1 gave no answer"):
-        send(new_session(1), "GET", f"http://127.0.0.1:{port}/")
+        send(new_session(URL), "GET", f"http://127.0.0.1:{port}/")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +243,7 @@ def test_nobody_at_the_door_is_unavailable() -> None:
 def test_half_an_answer_is_none(said: bytes) -> None:
     with raw_server(lambda connection: connection.sendall(said)) as url:
         with pytest.raises(Unavailable, match="127.0.0.1 gave no answer"):
-            send(new_session(1), "POST", url, data=b"{}")
+            send(new_session(URL), "POST", url, data=b"{}")
 
 
 def test_a_reset_is_unavailable() -> None:
@@ -240,7 +252,7 @@ def test_a_reset_is_unavailable() -> None:
 
     with raw_server(reset) as url:
         with pytest.raises(Unavailable, match="127.0.0.1 gave no answer"):
-            send(new_session(1), "POST", url, data=b"{}")
+            send(new_session(URL), "POST", url, data=b"{}")
 
 
 # Connections
@@ -270,7 +282,7 @@ def test_as_many_threads_as_the_pool_holds_keep_their_connections() -> None:
     with Server(("127.0.0.1", 0), Handler) as server, ThreadPoolExecutor(threads) as pool:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        session, url = new_session(threads), f"http://127.0.0.1:{server.server_port}/"
+        session, url = new_session("http://127.0.0.1", threads), f"http://127.0.0.1:{server.server_port}/"
         try:
             for _ in range(3):
                 answers = [pool.submit(send, session, "GET", url) for _ in range(threads)]

@@ -1,4 +1,4 @@
-"""What watches over the whole test run for secrets and customers' words would find them."""
+"""The search for secrets and customers' words in the log of the test run finds them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_the_secrets_and_lines_of_a_process_count(tmp_path: Path) -> None:
     assert leaks == ["at=info event=x reason=another-made-up-secret"]
 
 
-def test_while_it_listens_every_record_and_every_process_is_noted(tmp_path: Path, said: Said) -> None:
-    logging.getLogger("a.library").warning("noted by %s", "the test run")
+def test_while_it_listens_every_record_and_every_process_is_kept(tmp_path: Path, said: Said) -> None:
+    logging.getLogger("a.library").warning("kept by %s", "the test run")
     relay = Relay(env=alone(tmp_path))
     assert "at=warning event=message logger=a.library" in "\n".join(said.lines)
     assert relay in said.relays

@@ -1,0 +1,54 @@
+"""What a destination is: a configured place that is told, with its own words, credentials, limits, gate and loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from inbox.items import Draft, Item
+from outbound import Quota
+
+
+class LeaseLost(Exception):
+    """Another process has taken the item over: this one sends nothing more for it."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A delivery: the log's word for it, its reference, and what the answer said beside. `reference` is the
+    destination's own name for what was made (a ticket's number)."""
+
+    how: str
+    reference: str
+    status: int | None = None
+    request_id: str | None = None
+    quota: Quota | None = None
+
+
+class Destination(Protocol):
+    """The Zendesk account, one Slack channel, one web address …
+
+    `name` is in its rows, its gate and its log lines and holds nothing secret; `parallel` is how many items are under
+    way at once; `noun` is what a reference names; `notice` is a warning about its settings, or "".
+    """
+
+    name: str
+    parallel: int
+    noun: str
+    notice: str
+
+    def compose(self, item: Item) -> Draft:
+        """What the item sends. Pure: it is stored before the first send and sent again byte for byte."""
+
+    def send(self, item: Item, refreeze: Callable[[Draft], Item]) -> Sent:
+        """Makes one attempt. `refreeze` stores another draft, renews the lease and returns the item with it.
+
+        Raises Unavailable, Limited, Rejected or AuthFailed (outbound.py), and LeaseLost, which `refreeze` raises.
+        """
+
+    def check(self) -> str:
+        """Proves the credentials, changes nothing, and says what it found. Raises what `send` raises."""
+
+    def link(self, reference: str) -> str | None:
+        """The address under which people see what `reference` names; None when it has none."""

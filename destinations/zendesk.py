@@ -1,0 +1,215 @@
+"""The Zendesk account: one ticket for each post, a note when it is labelled again, a follow-up of a closed ticket."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from config import Reader, as_boolean, as_https_url, as_secret
+from destinations.destination import Sent
+from destinations.zendesk_words import Post, Style, note_body, ticket_body
+from events import StreamItem
+from inbox.items import Draft, Item
+from outbound import Rejected, ServiceError
+from zendesk_client import API_TOKENS_END, SCOPE, Reply, ZendeskClient
+
+PARALLEL = 8
+KEY_LIFE_S = 6900.0  # Zendesk forgets an idempotency key after two hours
+CHECK_ID = "khoros-zendesk-relay-check"  # no post has this id: looking it up proves the credentials and finds nothing
+TICKET, NOTE, FOLLOW_UP, REPLACEMENT = "ticket", "note", "follow_up", "replacement"  # kinds of drafts
+HOW = {TICKET: "ticket_created", FOLLOW_UP: "follow_up_created", REPLACEMENT: "ticket_created"}
+ZENDESK_VARIABLES = {
+    "ZENDESK_API_URL": "your Zendesk account's address, for example https://acme.zendesk.com",
+    "ZENDESK_CLIENT_ID": "Zendesk Admin Center > Apps and integrations > APIs > OAuth clients: Identifier",
+    "ZENDESK_CLIENT_SECRET": "Zendesk Admin Center > Apps and integrations > APIs > OAuth clients: Secret",
+    "ZENDESK_USER_EMAIL": "the agent an API token belongs to; only with ZENDESK_API_TOKEN, until 2027-04-30",
+    "ZENDESK_API_TOKEN": "a Zendesk API token made before 2026-10-27; Zendesk switches these off on 2027-04-30",
+    "ZENDESK_TICKET_FIELDS": 'a JSON object merged into each ticket, for example {"group_id": 123, "tags": ["social"]}',
+    "ZENDESK_COMMENT_PUBLIC": "true or false; true makes the first comment public, which e-mails the requester",
+}
+_FILLED_IN = ("comment", "description", "external_id", "id", "subject", "via_followup_source_id")
+
+
+@dataclass(frozen=True)
+class ZendeskSettings:
+    """The account, its credentials, and what the deployer wants in each ticket. Secrets are left out of repr."""
+
+    url: str
+    client_id: str = ""
+    client_secret: str = field(default="", repr=False)
+    user_email: str = ""
+    api_token: str = field(default="", repr=False)
+    ticket_fields: Mapping[str, Any] = field(default_factory=dict)
+    comment_public: bool = False
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no log may show."""
+        return self.client_secret, self.api_token
+
+    @classmethod
+    def read(cls, read: Reader) -> ZendeskSettings:
+        """The settings in the environment; `read` keeps the faults."""
+        settings = cls(
+            url=read("ZENDESK_API_URL", _account_url, required=True),
+            client_id=read("ZENDESK_CLIENT_ID", as_secret, ""),
+            client_secret=read("ZENDESK_CLIENT_SECRET", as_secret, ""),
+            user_email=read("ZENDESK_USER_EMAIL", as_secret, ""),
+            api_token=read("ZENDESK_API_TOKEN", as_secret, ""),
+            ticket_fields=read("ZENDESK_TICKET_FIELDS", _ticket_fields, {}),
+            comment_public=read("ZENDESK_COMMENT_PUBLIC", as_boolean, False),
+        )
+        read.need_a_pair(("ZENDESK_CLIENT_ID", "ZENDESK_CLIENT_SECRET"), ("ZENDESK_USER_EMAIL", "ZENDESK_API_TOKEN"))
+        return settings
+
+
+class ZendeskDestination:
+    """See destinations/destination.py for what its methods promise."""
+
+    name, parallel, noun = "zendesk", PARALLEL, "ticket"
+
+    def __init__(self, client: ZendeskClient, url: str, style: Style) -> None:
+        self._client, self._url, self._style = client, url, style
+        ends = f"Zendesk switches API tokens off on {API_TOKENS_END}: set ZENDESK_CLIENT_ID and ZENDESK_CLIENT_SECRET"
+        self.notice = ends if client.uses_api_token else ""
+
+    def compose(self, item: Item) -> Draft:
+        """A ticket, or a note when the post has one."""
+        again = ("retry", item.attempts) if item.attempts > 1 else ()
+        if item.latest_reference is None:
+            return Draft(TICKET, ticket_body(_post(item), self._style), _key(item, *again))
+        return self._note_draft(item, item.latest_reference)
+
+    def send(self, item: Item, refreeze: Callable[[Draft], Item]) -> Sent:
+        """Creates the ticket or adds the note; looks first where a ticket may exist already."""
+        draft = _draft(item)
+        if draft.kind == NOTE:
+            return self._send_note(item, refreeze)
+        if _outcome_unknown(item) and (tickets := self._client.find_tickets(item.subject_id)):
+            for ticket in tickets:
+                if not ticket.description or item.event_uuid in ticket.description:
+                    return Sent("ticket_found", str(ticket.id))
+            return self._send_note_instead(item, str(tickets[0].id), refreeze)
+        return self._create(item)
+
+    def check(self) -> str:
+        """Whether Zendesk takes us for an agent. A token of our scopes may not ask who it is, and is good all the
+        same."""
+        self._client.find_tickets(CHECK_ID)
+        try:
+            of = f" of an {self._client.me()}"
+        except ServiceError as error:
+            if error.status != 403:
+                raise
+            of = ""
+        return f"an API token{of}" if self._client.uses_api_token else f"an OAuth client{of}, granted {SCOPE}"
+
+    def link(self, reference: str) -> str | None:
+        """Where an agent opens the ticket."""
+        return f"{self._url}/agent/tickets/{reference}"
+
+    def _create(self, item: Item) -> Sent:
+        draft = _draft(item)
+        try:
+            return _sent(HOW[draft.kind], self._client.create_ticket(draft.body, draft.key))
+        except Rejected as error:
+            if (error.code or "").startswith("IdempotentRequestError"):
+                if tickets := self._client.find_tickets(item.subject_id):
+                    return Sent("ticket_found", str(tickets[0].id))
+            raise
+
+    def _send_note(self, item: Item, refreeze: Callable[[Draft], Item]) -> Sent:
+        ticket_id = int(_draft(item).target or 0)
+        if (item.attempts > 1 or item.source == "poll") and self._has_note(ticket_id, item.event_uuid):
+            return Sent("note_found", str(ticket_id))
+        try:
+            return _sent("note_added", self._client.add_note(ticket_id, _draft(item).body))
+        except Rejected as refusal:
+            return self._send_instead_of_note(item, ticket_id, refusal, refreeze)
+
+    def _has_note(self, ticket_id: int, event_uuid: str) -> bool:
+        try:
+            return self._client.has_note(ticket_id, event_uuid)
+        except Rejected:
+            return False
+
+    def _send_note_instead(self, item: Item, reference: str, refreeze: Callable[[Draft], Item]) -> Sent:
+        return self._send_note(refreeze(self._note_draft(item, reference)), refreeze)
+
+    def _send_instead_of_note(
+        self, item: Item, ticket_id: int, refusal: Rejected, refreeze: Callable[[Draft], Item]
+    ) -> Sent:
+        """A closed ticket takes no note and gets a follow-up; one that was deleted gets a replacement. When the post
+        has a newer ticket already, the note goes there, or that one is followed up."""
+        tickets = self._client.find_tickets(item.subject_id)
+        status = {ticket.id: ticket.status for ticket in tickets}.get(ticket_id, "deleted")
+        if not status and "status" in (refusal.code or ""):
+            status = "closed"  # the list does not say, but the status is what the note was refused for
+        if status not in ("closed", "deleted"):
+            raise refusal
+        if tickets and tickets[0].id > ticket_id:
+            ticket_id, status = tickets[0].id, tickets[0].status
+        if status not in ("closed", "deleted"):
+            return self._send_note_instead(item, str(ticket_id), refreeze)
+        kind = FOLLOW_UP if status == "closed" else REPLACEMENT
+        body = ticket_body(_post(item), self._style, follow_up_of=ticket_id if kind == FOLLOW_UP else None)
+        return self._create(
+            refreeze(Draft(kind, body, _key(item, "instead", ticket_id, item.attempts), str(ticket_id)))
+        )
+
+    def _note_draft(self, item: Item, reference: str) -> Draft:
+        return Draft(NOTE, note_body(_post(item), self._style), _key(item, "note", reference), reference)
+
+
+def _outcome_unknown(item: Item) -> bool:
+    """Whether a ticket may exist that the idempotency key no longer protects, or never did: the key is forgotten, or
+    another item of the post got a ticket after this one's draft was frozen."""
+    forgotten = item.sent_s_ago is not None and not 0 <= item.sent_s_ago <= KEY_LIFE_S
+    overtaken = item.latest_reference not in (None, _draft(item).target)
+    return item.source == "poll" or forgotten or overtaken
+
+
+def _sent(how: str, reply: Reply) -> Sent:
+    return Sent(how, str(reply.ticket.id), reply.status, reply.request_id, reply.quota)
+
+
+def _post(item: Item) -> Post:
+    labels = tuple(str(label) for label in item.payload.get("labels", ()))
+    return Post(StreamItem.parse(item.payload["item"]), item.event_uuid, labels)
+
+
+def _draft(item: Item) -> Draft:
+    if item.draft is None:
+        raise ValueError("the inbox hands out no item without a draft")
+    return item.draft
+
+
+def _key(item: Item, *more: object) -> str:
+    """The same event and post always give the same key, even after the database was lost."""
+    digest = hashlib.sha256(f"{item.event_uuid}\n{item.subject_id}".encode()).hexdigest()[:40]
+    return "-".join([digest, *map(str, more)])
+
+
+def _account_url(value: str) -> str:
+    return re.sub(r"(?<=[^/])/api/v2(/.*)?$", "", as_https_url(value)).rstrip("/")
+
+
+def _ticket_fields(value: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(value, parse_constant=int)  # there is no NaN in JSON
+    except (ValueError, RecursionError):
+        raise ValueError("is not JSON") from None
+    if not isinstance(fields, dict):
+        raise ValueError("is not a JSON object")
+    if taken := sorted(set(fields) & set(_FILLED_IN)):
+        raise ValueError(f"may not set {', '.join(taken)}: the relay fills these in from the post")
+    tags = fields.get("tags", [])
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise ValueError('needs its tags as a list of texts, like {"tags": ["social"]}')
+    if not isinstance(fields.get("metadata", {}), dict):
+        raise ValueError("needs its metadata as an object")
+    return fields

@@ -1,0 +1,170 @@
+"""What SQLite and PostgreSQL have in common: sessions, transactions, and the same SQL for both.
+
+Statements name their values, like :name. `:clock` is the time in seconds since 1970, on PostgreSQL the server's own.
+FOR UPDATE is for PostgreSQL; SQLite has one writer at a time.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
+from typing import Any, ClassVar
+
+from inbox import schema
+
+WAIT_S = 5.0  # for other threads and programs that use the database
+
+Row = tuple[Any, ...]
+Values = Mapping[str, Any]
+
+# What the drivers say, and what a person can do about it.
+REMEDIES = {
+    "disk is full": "free some space where the database lies",
+    "No space left": "free some space where the database lies",
+    "disk I/O error": "look at the disk where the database lies, its space and its quota",
+    "readonly database": "let the relay write the database file and its folder",
+    "unable to open": "DATABASE_URL must lead into a folder that exists and that the relay may write to",
+    "malformed": "the file is damaged: put a backup in its place, or what sqlite3 FILE .recover gives",
+    "not a database": "DATABASE_URL leads to another kind of file, or to a damaged one: correct it, or move the file",
+    "is locked": "end the other program that uses the database",
+}
+
+
+class DatabaseUnavailable(Exception):
+    """The database is down, full, read-only, busy or of another release. Nothing was done: try again."""
+
+
+class ConnectionsBusy(DatabaseUnavailable):
+    """Other threads or programs used the database for too long. There may be nothing wrong with it: do not try again
+    at once, that would mean waiting as long once more."""
+
+
+class Session:
+    """One connection, used by one thread at a time. Its methods raise the driver's errors."""
+
+    file: object = None  # SQLite: the file that it has open
+
+    def __init__(self, driver: Any, spell: Callable[[str], str], clock: Callable[[], float] | None) -> None:
+        self._driver, self._spell, self._clock = driver, spell, clock
+
+    def rows(self, sql: str, values: Values | None = None) -> list[Row]:
+        """Every row that the statement gives."""
+        found: list[Row] = self._run(sql, values or {}).fetchall()
+        return found
+
+    def change(self, sql: str, values: Values | None = None) -> int:
+        """How many rows the statement has changed."""
+        changed: int = self._run(sql, values or {}).rowcount
+        return changed
+
+    def change_each(self, sql: str, many: Sequence[Values]) -> None:
+        """Runs the statement once for each set of values."""
+        for values in many:
+            self._run(sql, values)
+
+    def now(self) -> float:
+        """The database's time, in seconds since 1970."""
+        return float(self.rows("SELECT :clock")[0][0])
+
+    def close(self) -> None:
+        """Ends the connection, which undoes what is not committed."""
+        self._driver.close()
+
+    def _run(self, sql: str, values: Values) -> Any:
+        given = {"clock": self._clock(), **values} if self._clock else values
+        return self._driver.execute(self._spell(sql), given)
+
+
+class Database(ABC):
+    """Nothing is opened before the first use; then, and after every failure, the tables are looked at first.
+
+    Both context managers raise DatabaseUnavailable, and ConnectionsBusy when it is only busy.
+    """
+
+    kind: ClassVar[str]
+    session_class: ClassVar[type[Session]] = Session
+    ID: ClassVar[str]  # the type of a column that numbers its rows
+    TABLE_NAMES: ClassVar[str]  # selects the names of the tables
+    errors: tuple[type[Exception], ...]
+
+    def __init__(self, wait_s: float) -> None:
+        self._wait_s = wait_s
+        self._prepared = False
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A session whose changes are committed when the block ends without an exception."""
+        with self._errors_named(), self._writing() as session:
+            if not self._prepared:
+                schema.migrate(self, session)
+            yield session
+        self._prepared = True
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session for statements that each count for themselves: no BEGIN, no COMMIT to wait for."""
+        if not self._prepared:
+            with self.transaction():
+                pass
+        with self._errors_named(), self._connected() as session:
+            yield session
+
+    @abstractmethod
+    def lock_schema(self, session: Session) -> None:
+        """Keeps other processes from changing tables until the transaction ends."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Closes every connection, those in use when they come back."""
+
+    @abstractmethod
+    def _renew(self) -> None:
+        """Uses no connection again that exists now."""
+
+    @abstractmethod
+    def _writing(self) -> AbstractContextManager[Session]:
+        """A session inside a transaction."""
+
+    @abstractmethod
+    def _connected(self) -> AbstractContextManager[Session]:
+        """A session outside of one."""
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except ConnectionsBusy:
+            raise
+        except (DatabaseUnavailable, schema.OtherRelease) as error:
+            self._start_anew()
+            raise DatabaseUnavailable(str(error)) from error
+        except self.errors as error:
+            self._start_anew()
+            raise DatabaseUnavailable(reason_of(error)) from error
+
+    def _start_anew(self) -> None:
+        """Old connections may lead to a server that is gone, or to a file that was moved or read-only then."""
+        self._prepared = False
+        self._renew()
+
+
+def in_list(values: Iterable[Any]) -> tuple[str, dict[str, Any]]:
+    """What stands behind IN, and the values that it names. No value is in an empty list."""
+    named = {f"v{number}": value for number, value in enumerate(values)}
+    return f"({', '.join(f':{name}' for name in named) or 'NULL'})", named
+
+
+def values_table(rows: Sequence[Sequence[Any]], more: str = "") -> tuple[str, dict[str, Any]]:
+    """What stands behind VALUES for these rows, each ending in the SQL `more`, and the values that it names."""
+    names = [[f"v{row}_{column}" for column in range(len(rows[0]))] for row in range(len(rows))]
+    table = ", ".join(f"({', '.join(f':{name}' for name in row)}{more})" for row in names)
+    return table, dict(zip(chain.from_iterable(names), chain.from_iterable(rows), strict=True))
+
+
+def reason_of(error: Exception) -> str:
+    """The driver's words in one line, and what to do. The lines that follow can hold customers' text."""
+    said = str(error).splitlines()[0][:200] if str(error) else "no reason given"
+    remedy = next((f"; {remedy}" for words, remedy in REMEDIES.items() if words in said), "")
+    return f"{type(error).__name__}: {said}{remedy}"

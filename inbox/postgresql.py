@@ -1,0 +1,113 @@
+"""The inbox in a PostgreSQL database (https://www.psycopg.org/psycopg3/docs/)."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import psycopg
+import psycopg_pool
+
+from inbox.database import WAIT_S, ConnectionsBusy, Database, DatabaseUnavailable, Row, Session, reason_of
+
+
+class Postgresql(Database):
+    """A server, which several machines may share."""
+
+    kind = "PostgreSQL"
+    ID = "BIGSERIAL NOT NULL PRIMARY KEY"
+    # In whichever schema they are: a role need not be allowed to make what it may use.
+    TABLE_NAMES = "SELECT relname FROM pg_class WHERE pg_table_is_visible(oid)"
+    errors = (psycopg.Error,)
+    CLOCK = "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
+    MOST_CONNECTIONS = 4  # Heroku's smallest database has 20 for all processes
+    SCHEMA_LOCK = 7_265_011_701  # any number that nobody else uses
+    # A server that is gone without a word (a failover, a lost route) is noticed within half a minute.
+    OPTIONS: ClassVar[dict[str, Any]] = {
+        "autocommit": True,
+        "connect_timeout": int(WAIT_S) - 1,  # so that whoever waits still learns the reason
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
+        "application_name": "khoros-zendesk-relay",
+    }
+
+    def __init__(self, url: str, clock: Callable[[], float] | None, wait_s: float) -> None:
+        super().__init__(wait_s)
+
+        class Connection(psycopg.Connection[Row]):
+            """Keeps the reason why the latest connection could not be made: the pool tells only that none came."""
+
+            @classmethod
+            def connect(cls, conninfo: str = "", **options: Any) -> Any:
+                try:
+                    made = super().connect(conninfo, **options)
+                except psycopg.Error as error:
+                    self._refusal = error
+                    raise
+                self._refusal = None
+                return made
+
+        self._clock = clock
+        self._refusal: Exception | None = None
+        self._pool = psycopg_pool.ConnectionPool(
+            url,
+            connection_class=Connection,
+            kwargs=self.OPTIONS,
+            min_size=1,
+            max_size=self.MOST_CONNECTIONS,
+            reconnect_timeout=1.0,  # whoever needs a connection asks again
+            num_workers=1,
+            open=False,
+        )
+        logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # our own lines say the same
+
+    def lock_schema(self, session: Session) -> None:
+        session.rows(f"SELECT pg_advisory_xact_lock({self.SCHEMA_LOCK})")
+
+    def close(self) -> None:
+        self._pool.close(timeout=1.0)
+
+    def _renew(self) -> None:
+        self._pool.drain()
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        with self._connected() as session:
+            session.change("BEGIN")
+            yield session
+            session.change("COMMIT")
+
+    @contextmanager
+    def _connected(self) -> Iterator[Session]:
+        self._pool.open()  # in the process that uses it: the pool's threads do not survive a fork
+        driver = self._free_connection()
+        try:
+            yield self.session_class(driver, self._for_postgresql, self._clock)
+        except BaseException:
+            driver.close()  # whatever state it is in
+            raise
+        finally:
+            self._pool.putconn(driver)
+
+    def _free_connection(self) -> Any:
+        give_up_at = time.monotonic() + self._wait_s
+        while True:
+            try:
+                return self._pool.getconn(timeout=0.25)
+            except psycopg_pool.PoolTimeout:
+                if self._refusal:
+                    raise DatabaseUnavailable(reason_of(self._refusal)) from self._refusal
+                if time.monotonic() > give_up_at:
+                    said = f"all {self.MOST_CONNECTIONS} connections were in use for {self._wait_s:g} s"
+                    raise ConnectionsBusy(said) from None
+
+    def _for_postgresql(self, sql: str) -> str:
+        """The statement with psycopg's placeholders, and the server's clock unless a test brings its own."""
+        sql = sql if self._clock else sql.replace(":clock", self.CLOCK)
+        return re.sub(r"(?<!:):([a-z]\w*)", r"%(\1)s", sql)

@@ -1,0 +1,147 @@
+"""The inbox in an SQLite file (https://docs.python.org/3/library/sqlite3.html)."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import log
+from inbox.database import ConnectionsBusy, Database, DatabaseUnavailable, Session, reason_of
+
+MOVED = "another database lies where DATABASE_URL leads, or none; stop the relay and put the previous one back"
+
+
+class Sqlite(Database):
+    """A file with a write-ahead log. A commit waits for the disk."""
+
+    kind = "SQLite"
+    ID = "INTEGER NOT NULL PRIMARY KEY"
+    TABLE_NAMES = "SELECT name FROM sqlite_master"
+    errors = (sqlite3.Error,)
+
+    def __init__(self, url: str, clock: Callable[[], float] | None, wait_s: float) -> None:
+        super().__init__(wait_s)
+        self._path, self._clock = url.removeprefix("sqlite:///"), clock or time.time
+        self._one_writer = threading.Lock()
+        self._free: deque[Session] = deque()
+
+    def lock_schema(self, session: Session) -> None:
+        pass  # a writer is alone
+
+    def close(self) -> None:
+        self._renew()
+
+    def _renew(self) -> None:
+        old, self._free = self._free, deque()
+        _close_all(old)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        if not self._one_writer.acquire(timeout=self._wait_s):
+            raise ConnectionsBusy(f"another thread has been writing for {self._wait_s:g} s")
+        try:
+            with self._connected() as session:
+                with _busy_named():
+                    session.change("BEGIN IMMEDIATE")  # as a writer: a reader that becomes one later can be refused
+                yield session
+                session.change("COMMIT")
+                self._check_still_there(session)
+        finally:
+            self._one_writer.release()
+
+    @contextmanager
+    def _connected(self) -> Iterator[Session]:
+        free = self._free
+        try:
+            session = free.pop()
+        except IndexError:
+            session = self._connect()
+        try:
+            yield session
+        except BaseException:
+            session.close()
+            raise
+        free.append(session)
+        if free is not self._free:  # closed meanwhile
+            _close_all(free)
+
+    def _connect(self) -> Session:
+        _make_private(self._path)
+        file = _file_at(self._path)
+        driver = sqlite3.connect(self._path, timeout=self._wait_s, isolation_level=None, check_same_thread=False)
+        try:
+            with _busy_named():
+                _write_ahead(driver, self._wait_s)
+            driver.execute("PRAGMA synchronous=FULL")
+            session = self.session_class(driver, _for_sqlite, self._clock)
+        except BaseException:
+            driver.close()
+            raise
+        session.file = file
+        return session
+
+    def _check_still_there(self, session: Session) -> None:
+        """Notices that the file was moved, deleted or replaced: what was just committed lies where nobody will look."""
+        if session.file != _file_at(self._path):
+            log.error("database_moved", reason=MOVED)
+            raise DatabaseUnavailable(MOVED)
+
+
+def _make_private(path: str) -> None:
+    """Makes the file when there is none, for its owner alone: it will hold customers' posts. One that is there is not
+    opened here: closing it would end the locks of SQLite (https://sqlite.org/howtocorrupt.html, 2.2)."""
+    with suppress(OSError):  # SQLite says what is wrong
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def _file_at(path: str) -> object:
+    """Tells one file from another, also after it was moved; None when there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _for_sqlite(sql: str) -> str:
+    return re.sub(r" FOR UPDATE[A-Za-z ]*", "", sql)
+
+
+def _close_all(sessions: deque[Session]) -> None:
+    with suppress(IndexError):
+        while True:
+            sessions.pop().close()
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+
+
+@contextmanager
+def _busy_named() -> Iterator[None]:
+    """Raises ConnectionsBusy when another program has kept the file locked for too long."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if _is_busy(error):
+            raise ConnectionsBusy(reason_of(error)) from error
+        raise
+
+
+def _write_ahead(driver: sqlite3.Connection, wait_s: float) -> None:
+    """Turns a new file to the write-ahead log. While another connection does the same, SQLite refuses at once."""
+    give_up_at = time.monotonic() + wait_s
+    while True:
+        try:
+            driver.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.01)

@@ -1,0 +1,147 @@
+"""The commands about items: `inbox list|show|retry|discard` and `trace`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import click
+
+from inbox.records import STATES, Record, span, utc
+from inbox.schema import PARKED, PENDING
+from operations.cli_output import command, fail, print_fields, print_json, print_table, print_wrapped
+from operations.relay import Relay
+
+ITEM_ID = click.IntRange(1, 10**18)
+CONFIRM_DISCARD = "They are never delivered and their text is deleted. Discard them?"
+NOT_RETRIED = "the others are not parked, were never readable, or their text is no longer kept: see inbox list"
+
+
+@click.group("inbox")
+def inbox_group() -> None:
+    """See what arrived; retry it, or discard it."""
+
+
+@command("list", inbox_group, has_json=True)
+@click.option("--state", type=click.Choice([*STATES, "all"]), default=PARKED, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="The newest ones.")
+def list_items(relay: Relay, state: str, limit: int, as_json: bool) -> None:
+    """List what is parked, or in another state.
+
+    A parked item needs attention: its destination refused it, or nobody could read it.
+    """
+    found = relay.records.latest(None if state == "all" else state, limit)
+    if as_json:
+        return print_json(found)
+    now = relay.inbox.now()
+    print_table(
+        ("item", "state", "age", "attempts", "became", "post"),
+        [(r.id, r.state, span(now - r.received_at), r.attempts, became(relay, r), r.subject_id or None) for r in found],
+        [record.reason for record in found],
+    )
+    more = " There may be more: --limit." if len(found) == limit else ""
+    if found and state == PARKED:
+        more += " Send again, or give up what is not readable: flask --app app inbox retry|discard ITEM"
+    click.echo(f"{len(found)} {state if state != 'all' else 'in all'}.{more}")
+
+
+@command("show", inbox_group, has_json=True)
+@click.argument("item_id", metavar="ITEM", type=ITEM_ID)
+@click.option("--payload", is_flag=True, help="Also what Khoros sent, with the customer's text.")
+def show_item(relay: Relay, item_id: int, payload: bool, as_json: bool) -> None:
+    """Show one item with every attempt."""
+    record = relay.records.item(item_id)
+    if record is None:
+        fail(f"there is no item {item_id}: see inbox list --state all")
+    sent = {"payload": relay.records.payload(item_id)} if payload else {}
+    if as_json:
+        return print_json({**with_attempts(relay, record), **sent})
+    print_record(relay, record)
+    if payload:
+        text = json.dumps(sent["payload"], indent=2, ensure_ascii=False)
+        text = text if sent["payload"] else "Its text is no longer kept."
+        click.echo("".join(char if char.isprintable() or char == "\n" else f"\\u{ord(char):04x}" for char in text))
+
+
+@command("retry", inbox_group)
+@click.argument("ids", metavar="ITEM...", type=ITEM_ID, nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All parked items.")
+def retry_items(relay: Relay, ids: tuple[int, ...], everything: bool) -> None:
+    """Send parked items again, once the cause is repaired."""
+    if not ids and not everything:
+        raise click.UsageError("Name the items, or say --all.")
+    if everything:
+        return click.echo(f"{relay.inbox.retry()} put back; the running service sends them.")
+    tell_how_many(relay.inbox.retry(ids), ids, "put back; the running service sends them", NOT_RETRIED)
+
+
+@command("discard", inbox_group)
+@click.argument("ids", metavar="ITEM...", type=ITEM_ID, nargs=-1, required=True)
+@click.confirmation_option(prompt=CONFIRM_DISCARD)
+def discard_items(relay: Relay, ids: tuple[int, ...]) -> None:
+    """Give parked items up for good, and delete their text."""
+    tell_how_many(relay.inbox.discard(ids), ids, "discarded", "the others are not parked: see inbox list")
+
+
+def tell_how_many(count: int, ids: Sequence[int], done: str, why_not: str) -> None:
+    """Prints the number of items that were done, and fails when it was not all."""
+    wanted = len(set(ids))
+    click.echo(f"{count} of {wanted} {done}.")
+    if count < wanted:
+        fail(why_not)
+
+
+@command("trace", has_json=True)
+@click.argument("name", metavar="ID")
+def trace_item(relay: Relay, name: str, as_json: bool) -> None:
+    """Show all that is known of an event, post or ticket.
+
+    ID is an event's uuid, a post's id, a ticket's number or an item's. Every attempt is shown with its answer.
+    """
+    found = relay.records.find(name)
+    if as_json:
+        print_json([with_attempts(relay, record) for record in found])
+    for record in [] if as_json else found:
+        print_record(relay, record)
+    if not found:
+        fail(f"nothing is known of {name}: no event, post, ticket or item has this name")
+
+
+def became(relay: Relay, record: Record) -> str | None:
+    """What a delivered item is at its destination: ticket 1042."""
+    return f"{relay.noun(record)} {record.reference}" if record.reference else None
+
+
+def with_attempts(relay: Relay, record: Record) -> dict[str, object]:
+    """A record and its attempts, for a program."""
+    return {**asdict(record), "tried": relay.records.attempts([record.id])}
+
+
+def print_record(relay: Relay, record: Record) -> None:
+    """A record and its attempts, for a person."""
+    fields = {
+        "item": record.id,
+        "state": record.state,
+        "reason": record.reason,
+        "post": record.subject_id or "not readable",
+        "link": record.link,
+        "event": record.event_uuid,
+        "request": record.request_id,
+        "arrived": f"{utc(record.received_at)} UTC, by {record.source}",
+        "next attempt": f"{utc(record.next_attempt_at)} UTC" if record.state == PENDING else None,
+        "settled": f"{utc(record.settled_at)} UTC" if record.settled_at else None,
+        "destination": record.destination or None,
+        relay.noun(record): record.reference,
+    }
+    print_fields(fields)
+    attempts = relay.records.attempts([record.id])
+    print_table(
+        ("attempt", "at (UTC)", "took", "outcome", "status"),
+        [(one.number, utc(one.at), f"{one.took_s * 1000:,.0f} ms", one.outcome, one.status) for one in attempts],
+        [" ".join(filter(None, (one.code, one.request_id and f"request {one.request_id}"))) for one in attempts],
+    )
+    if missing := sorted(set(range(1, record.attempts + 1)) - {attempt.number for attempt in attempts}):
+        numbers = ", ".join(map(str, missing))
+        print_wrapped("", f"Attempts without a record: {numbers}. Under way now, or ended before the answer came.")
+    click.echo()

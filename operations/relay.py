@@ -1,0 +1,113 @@
+"""The parts of one process. app.py puts them together; commands and pages use them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flask import current_app
+
+import log
+from config import Config
+from destinations.delivery import Delivery
+from destinations.destination import Destination
+from inbox.database import DatabaseUnavailable
+from inbox.facts import Facts
+from inbox.inbox import Inbox
+from inbox.records import Record, Records
+from khoros.receive import Receiver
+from khoros.subscription import Subscriber
+from khoros_client import KhorosClient
+from operations.health import Health, current_health
+from operations.metrics import Metrics
+from operations.retention import Retention
+
+STOP_S = 18.0  # for deliveries under way: a connect and a read time-out; gunicorn.conf.py waits 20
+WRITE_EVERY_S = 2.0  # asking for the health often does not wear the disk
+SQLITE_ON_HEROKU = "Heroku wipes the disk at each restart: heroku addons:create heroku-postgresql:essential-0"
+
+
+def current_relay() -> Relay:
+    """The relay of the request or the command that runs now."""
+    relay: Relay = current_app.extensions["relay"]
+    return relay
+
+
+@dataclass
+class Relay:
+    """One process' parts. `deliveries` are named after their destinations."""
+
+    config: Config
+    inbox: Inbox
+    facts: Facts
+    records: Records
+    receiver: Receiver
+    khoros: KhorosClient
+    subscriber: Subscriber
+    deliveries: Mapping[str, Delivery]
+    retention: Retention
+    metrics: Metrics | None = None
+    secrets: Sequence[str] = ()  # what no log may show
+    writable_at: float = 0.0
+    stopping: bool = False
+
+    @property
+    def destinations(self) -> list[Destination]:
+        return [delivery.destination for delivery in self.deliveries.values()]
+
+    @property
+    def loses_data(self) -> bool:
+        """Whether the database is on a disk that Heroku wipes."""
+        return self.config.on_dyno and self.config.database_url.startswith("sqlite")
+
+    def noun(self, record: Record | None = None) -> str:
+        """What a delivered item is called at its destination: ticket. Without `record` at the only destination."""
+        found = [one for one in self.destinations if record is None or one.name == record.destination]
+        return found[0].noun if len(found) == 1 else "reference"
+
+    def link(self, record: Record) -> str | None:
+        """Where people see what the item became."""
+        delivery = self.deliveries.get(record.destination)
+        return delivery.destination.link(record.reference) if delivery and record.reference else None
+
+    def start(self) -> None:
+        """Starts the background work, and only then lets notifications in. Call it after the fork and the bind."""
+        for destination in self.destinations:
+            if destination.notice:
+                log.warning("destination_notice", destination=destination.name, reason=destination.notice)
+        if self.loses_data:
+            log.error("sqlite_on_heroku", reason=SQLITE_ON_HEROKU)
+        for delivery in self.deliveries.values():
+            delivery.start()
+        self.subscriber.loop.start()
+        self.retention.loop.start()
+        self.receiver.open = True
+
+    def stop_claiming(self) -> None:
+        """Makes the deliveries claim nothing more. Safe in a signal handler."""
+        self.stopping = True
+        for delivery in self.deliveries.values():
+            delivery.stop_claiming()
+
+    def stop(self) -> None:
+        """Finishes the deliveries under way, within STOP_S seconds, and closes the database."""
+        self.stop_claiming()
+        self.subscriber.loop.stop()
+        self.retention.loop.stop()
+        ends_at = time.monotonic() + STOP_S
+        for delivery in self.deliveries.values():
+            delivery.stop(max(0.0, ends_at - time.monotonic()))
+        self.receiver.open = False
+        self.inbox.close()
+
+    def health(self) -> Health | None:
+        """How the service is doing, or None when nothing can be stored: a small commit tries that."""
+        try:
+            if time.monotonic() - self.writable_at > WRITE_EVERY_S:
+                self.inbox.check_writable()
+                self.writable_at = time.monotonic()
+            return current_health(self.inbox, self.facts, self.deliveries)
+        except DatabaseUnavailable as error:
+            log.error("database_unavailable", reason=error)
+            return None

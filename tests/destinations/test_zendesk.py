@@ -1,0 +1,431 @@
+"""The Zendesk account as a destination: what it sends for an item, what it looks up first, what its check says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import responses
+from conftest import Clock
+
+from destinations.destination import Destination, LeaseLost, Sent
+from destinations.zendesk import CHECK_ID, KEY_LIFE_S, ZendeskDestination
+from destinations.zendesk_words import Style
+from inbox.items import Draft, Item
+from outbound import AuthFailed, Limited, Quota, Rejected, ServiceError, Unavailable
+from sandbox.calls import Call
+from sandbox.zendesk import FakeZendesk
+from zendesk_client import ZendeskClient
+
+BASE = "https://acme.zendesk.com"
+POST = {"entityId": "twitter:1", "text": "Hello", "author": "Jo"}
+
+
+@pytest.fixture
+def destination(zendesk: FakeZendesk, clock: Clock) -> ZendeskDestination:
+    url: str = zendesk.url  # type: ignore[attr-defined]
+    client = ZendeskClient(url, client_id=zendesk.client_id, client_secret=zendesk.client_secret, clock=clock)
+    return ZendeskDestination(client, url, Style("CreateCase"))
+
+
+@pytest.fixture
+def answers() -> Iterator[responses.RequestsMock]:
+    """Zendesk's answers in a test's own words."""
+    with responses.RequestsMock() as answers:
+        yield answers
+
+
+def by_oauth() -> ZendeskDestination:
+    client = ZendeskClient(BASE, client_id="relay", client_secret="made-up-client-secret")
+    return ZendeskDestination(client, BASE, Style("CreateCase"))
+
+
+def by_api_token() -> ZendeskDestination:
+    client = ZendeskClient(BASE, user_email="agent@acme.example", api_token="made-up-api-token")
+    return ZendeskDestination(client, BASE, Style("CreateCase"))
+
+
+def grant(answers: responses.RequestsMock) -> None:
+    answers.post(f"{BASE}/oauth/tokens", status=201, json={"access_token": "t0ken", "expires_in": 3600})
+
+
+def new_claimed(event: str = "e1", **changes: Any) -> Item:
+    """An item as the inbox hands it out for composing."""
+    item = Item(
+        id=1,
+        destination="zendesk",
+        event_uuid=event,
+        subject_id="twitter:1",
+        source="push",
+        request_id=None,
+        payload={"labels": ["CreateCase"], "item": POST},
+        age_s=0.0,
+        attempts=1,
+        sent_s_ago=None,
+        draft=None,
+        latest_reference=None,
+        gate_version=0,
+    )
+    return replace(item, **changes)
+
+
+class Sending:
+    """One attempt at an item. `drafts` are those it was frozen with, the last one is what a retry sends."""
+
+    def __init__(self, destination: ZendeskDestination, item: Item) -> None:
+        self.item = item if item.draft else replace(item, draft=destination.compose(item))
+        self.drafts = [self.draft]
+        self._destination = destination
+
+    @property
+    def draft(self) -> Draft:
+        assert self.item.draft
+        return self.item.draft
+
+    def go(self) -> Sent:
+        return self._destination.send(self.item, self._refreeze)
+
+    def again(self, **changes: Any) -> Sent:
+        """The same item a second later, sent again."""
+        self.item = replace(self.item, **{"attempts": self.item.attempts + 1, "sent_s_ago": 1.0, **changes})
+        return self.go()
+
+    def _refreeze(self, draft: Draft) -> Item:
+        self.drafts.append(draft)
+        self.item = replace(self.item, draft=draft, sent_s_ago=None)
+        return self.item
+
+
+def deliver(destination: ZendeskDestination, event: str = "e1", **changes: Any) -> Sent:
+    return Sending(destination, new_claimed(event, **changes)).go()
+
+
+def creations(zendesk: FakeZendesk) -> list[Call]:
+    return [call for call in zendesk.calls if (call.method, call.path) == ("POST", "/api/v2/tickets")]
+
+
+def look_ups(zendesk: FakeZendesk) -> list[Call]:
+    return [call for call in zendesk.calls if (call.method, call.path) == ("GET", "/api/v2/tickets")]
+
+
+# What it is
+
+
+def test_it_keeps_to_the_protocol(destination: ZendeskDestination) -> None:
+    it: Destination = destination
+    assert (it.name, it.parallel, it.noun) == ("zendesk", 8, "ticket")
+
+
+def test_only_an_api_token_needs_a_notice() -> None:
+    assert by_oauth().notice == ""
+    notice = by_api_token().notice
+    assert "2027-04-30" in notice and "ZENDESK_CLIENT_ID and ZENDESK_CLIENT_SECRET" in notice
+
+
+def test_a_reference_leads_to_the_ticket_as_agents_see_it() -> None:
+    assert by_oauth().link("35436") == "https://acme.zendesk.com/agent/tickets/35436"
+
+
+# Drafts
+
+
+def test_a_post_becomes_a_ticket_and_one_that_has_a_ticket_a_note(destination: ZendeskDestination) -> None:
+    ticket = destination.compose(new_claimed())
+    note = destination.compose(new_claimed("e2", latest_reference="35436"))
+    assert (ticket.kind, ticket.target) == ("ticket", None)
+    assert json.loads(ticket.body)["ticket"]["external_id"] == "twitter:1"
+    assert (note.kind, note.target) == ("note", "35436")
+    assert list(json.loads(note.body)["ticket"]) == ["comment"]
+
+
+def test_composing_is_pure_and_a_key_belongs_to_one_event_and_post(destination: ZendeskDestination) -> None:
+    draft = destination.compose(new_claimed())
+    assert destination.compose(new_claimed(id=77, age_s=9.0, request_id="r-1", gate_version=5)) == draft
+    others = [new_claimed("e2"), new_claimed(subject_id="twitter:2"), new_claimed(latest_reference="35436")]
+    keys = {destination.compose(item).key for item in others} | {draft.key}
+    assert len(keys) == 4 and all(len(key) <= 255 for key in keys)
+
+
+def test_what_a_person_sends_again_has_another_key(destination: ZendeskDestination) -> None:
+    """Its words may have changed, and Zendesk refuses a known key with other words."""
+    first, second, third = (destination.compose(new_claimed(attempts=attempts)) for attempts in (1, 2, 3))
+    assert first.body == second.body and len({first.key, second.key, third.key}) == 3
+
+
+@pytest.mark.parametrize("payload", [{}, {"item": None}, {"item": {"text": "no id"}}], ids=str)
+def test_what_is_no_post_cannot_be_composed(payload: dict[str, Any], destination: ZendeskDestination) -> None:
+    with pytest.raises(Exception):  # noqa: B017 - whatever it is, the inbox parks the item
+        destination.compose(new_claimed(payload=payload))
+
+
+def test_nothing_is_sent_without_a_draft(destination: ZendeskDestination, zendesk: FakeZendesk) -> None:
+    with pytest.raises(ValueError, match="without a draft"):
+        destination.send(new_claimed(), lambda draft: new_claimed())
+    assert zendesk.calls == []
+
+
+# What becomes of them
+
+
+def test_a_new_ticket_is_returned_with_all_that_the_answer_said(
+    destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    zendesk.set_rate(700)
+    sent = deliver(destination)
+    assert (sent.how, sent.reference, sent.status) == ("ticket_created", str(zendesk.tickets[0].id), 201)
+    assert sent.request_id and sent.quota == Quota(699, 60.0)
+    assert look_ups(zendesk) == []
+
+
+def test_a_note_is_returned_with_all_that_the_answer_said(
+    destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    zendesk.set_rate(700)
+    reference = deliver(destination).reference
+    sent = deliver(destination, "e2", latest_reference=reference)
+    assert (sent.how, sent.reference, sent.status) == ("note_added", reference, 200)
+    assert sent.request_id and sent.quota == Quota(698, 60.0)
+    assert ["e2" in comment.html_body for comment in zendesk.tickets[0].comments] == [False, True]
+
+
+def test_a_closed_ticket_is_followed_up(destination: ZendeskDestination, zendesk: FakeZendesk) -> None:
+    reference = deliver(destination).reference
+    zendesk.close_ticket(int(reference))
+    sending = Sending(destination, new_claimed("e2", latest_reference=reference))
+    sent = sending.go()
+    assert (sent.how, sent.reference, sent.status) == ("follow_up_created", str(zendesk.tickets[1].id), 201)
+    assert sent.request_id and sent.quota
+    assert [(draft.kind, draft.target) for draft in sending.drafts] == [("note", reference), ("follow_up", reference)]
+    assert zendesk.tickets[1].fields["via_followup_source_id"] == int(reference)
+
+
+def test_a_deleted_ticket_is_replaced_by_one_that_follows_nothing(
+    destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    reference = deliver(destination).reference
+    zendesk.delete_ticket(int(reference))
+    sending = Sending(destination, new_claimed("e2", latest_reference=reference))
+    sent = sending.go()
+    assert (sent.how, sent.status) == ("ticket_created", 201)
+    assert [(draft.kind, draft.target) for draft in sending.drafts] == [("note", reference), ("replacement", reference)]
+    assert "via_followup_source_id" not in zendesk.tickets[0].fields
+
+
+@pytest.mark.parametrize(("end", "how"), [("close_ticket", "follow_up_created"), ("delete_ticket", "ticket_created")])
+def test_a_follow_up_whose_answer_was_lost_is_sent_again_under_its_key_and_called_what_it_is(
+    end: str, how: str, destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    reference = deliver(destination).reference
+    getattr(zendesk, end)(int(reference))
+    zendesk.faults.reset(1, effect=True, method="POST", path="/api/v2/tickets")
+    sending = Sending(destination, new_claimed("e2", latest_reference=reference))
+    with pytest.raises(Unavailable):
+        sending.go()
+    looked = len(look_ups(zendesk))
+    sent = sending.again()
+    _, lost, again = creations(zendesk)
+    assert (lost.idempotency_key, lost.body) == (again.idempotency_key, again.body)
+    assert again.idempotency_lookup == "hit" and len(look_ups(zendesk)) == looked
+    assert (sent.how, sent.reference) == (how, str(zendesk.tickets[-1].id))
+
+
+def test_a_refused_ticket_is_rejected_with_zendesks_reason(
+    destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    zendesk.faults.fail(1, 422, method="POST", path="/api/v2/tickets")
+    with pytest.raises(Rejected) as caught:
+        deliver(destination)
+    assert (caught.value.status, caught.value.code) == (422, "RecordInvalid")
+
+
+@pytest.mark.parametrize(("status", "kind"), [(429, Limited), (503, Unavailable), (403, AuthFailed)])
+@pytest.mark.parametrize("reference", [None, "35436"], ids=["ticket", "note"])
+def test_zendesks_trouble_is_no_fault_of_the_item(
+    reference: str | None, status: int, kind: type[Exception], destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    zendesk.faults.outage(status, path="/api")
+    with pytest.raises(kind):
+        deliver(destination, latest_reference=reference)
+
+
+def test_nothing_more_is_sent_when_the_lease_was_lost(destination: ZendeskDestination, zendesk: FakeZendesk) -> None:
+    reference = deliver(destination).reference
+    zendesk.close_ticket(int(reference))
+    item = new_claimed("e2", latest_reference=reference)
+
+    def lost(draft: Draft) -> Item:
+        raise LeaseLost
+
+    with pytest.raises(LeaseLost):
+        destination.send(replace(item, draft=destination.compose(item)), lost)
+    assert len(creations(zendesk)) == 1
+
+
+# What is looked up first
+
+
+def test_a_first_attempt_of_a_push_looks_nothing_up(destination: ZendeskDestination, zendesk: FakeZendesk) -> None:
+    deliver(destination)
+    assert [(call.method, call.path) for call in zendesk.calls] == [
+        ("POST", "/oauth/tokens"),
+        ("POST", "/api/v2/tickets"),
+    ]
+
+
+UNKNOWN: dict[str, dict[str, Any]] = {
+    "polled": {"source": "poll"},
+    "the key is forgotten": {"sent_s_ago": KEY_LIFE_S + 1},
+    "the clock was set back": {"sent_s_ago": -1.0},
+}
+
+
+@pytest.mark.parametrize("changes", UNKNOWN.values(), ids=UNKNOWN)
+def test_a_ticket_that_may_exist_is_looked_up_and_found(
+    changes: dict[str, Any], destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    reference = deliver(destination).reference
+    sent = Sending(destination, new_claimed()).again(**changes)
+    assert (sent.how, sent.reference) == ("ticket_found", reference)
+    assert len(creations(zendesk)) == 1 and len(look_ups(zendesk)) == 1
+
+
+@pytest.mark.parametrize("changes", UNKNOWN.values(), ids=UNKNOWN)
+def test_a_ticket_that_was_looked_up_in_vain_is_made(
+    changes: dict[str, Any], destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    assert Sending(destination, new_claimed()).again(**changes).how == "ticket_created"
+    assert len(zendesk.tickets) == 1 and len(look_ups(zendesk)) == 1
+
+
+def test_within_the_life_of_its_key_nothing_is_looked_up(destination: ZendeskDestination, zendesk: FakeZendesk) -> None:
+    sending = Sending(destination, new_claimed())
+    sending.go()
+    assert sending.again(sent_s_ago=KEY_LIFE_S).how == "ticket_created"
+    assert len(zendesk.tickets) == 1 and look_ups(zendesk) == []
+
+
+def test_a_frozen_ticket_whose_post_got_a_ticket_meanwhile_becomes_a_note(
+    destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    """A person had another item of the post sent again."""
+    sending = Sending(destination, new_claimed("e2"))
+    reference = deliver(destination, "e1").reference
+    sent = sending.again(latest_reference=reference)
+    assert (sent.how, sent.reference) == ("note_added", reference)
+    assert [(draft.kind, draft.target) for draft in sending.drafts] == [("ticket", None), ("note", reference)]
+    assert len(zendesk.tickets) == 1
+
+
+def test_a_frozen_ticket_that_exists_after_all_is_found_beside_a_later_one(
+    destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    zendesk.faults.reset(1, effect=True, method="POST", path="/api/v2/tickets")
+    sending = Sending(destination, new_claimed("e2"))
+    with pytest.raises(Unavailable):
+        sending.go()
+    later = deliver(destination, "e1").reference
+    sent = sending.again(latest_reference=later)
+    assert (sent.how, sent.reference) == ("ticket_found", str(zendesk.tickets[0].id))
+    assert len(zendesk.tickets) == 2
+
+
+def test_a_frozen_follow_up_whose_post_got_another_ticket_meanwhile_becomes_a_note_on_that_one(
+    destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    first = deliver(destination, "e1").reference
+    zendesk.close_ticket(int(first))
+    zendesk.faults.reset(1, effect=False, method="POST", path="/api/v2/tickets")
+    sending = Sending(destination, new_claimed("e2", latest_reference=first))
+    with pytest.raises(Unavailable):
+        sending.go()
+    second = deliver(destination, "e3", latest_reference=first).reference
+    sent = sending.again(latest_reference=second)
+    assert (sent.how, sent.reference) == ("note_added", second)
+    assert len(zendesk.tickets) == 2
+
+
+@pytest.mark.parametrize("changes", [{"attempts": 2}, {"source": "poll"}], ids=["again", "polled"])
+def test_a_note_that_may_exist_is_looked_up_and_found(
+    changes: dict[str, Any], destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    reference = deliver(destination).reference
+    deliver(destination, "e2", latest_reference=reference)
+    sent = deliver(destination, "e2", latest_reference=reference, **changes)
+    assert (sent.how, sent.reference) == ("note_found", reference)
+    assert len(zendesk.tickets[0].comments) == 2
+
+
+def test_other_words_under_a_known_key_find_the_ticket_in_the_end(
+    destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    """The database was lost, and a setting has changed."""
+    reference = deliver(destination).reference
+    sent = deliver(destination, payload={"labels": [], "item": {**POST, "text": "Other"}})
+    assert (sent.how, sent.reference) == ("ticket_found", reference)
+
+
+def test_a_note_refused_for_another_reason_than_its_ticket_is_refused(
+    destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    reference = deliver(destination).reference
+    zendesk.faults.fail(1, 422, method="PUT")
+    with pytest.raises(Rejected):
+        deliver(destination, "e2", latest_reference=reference)
+    assert len(creations(zendesk)) == 1
+
+
+# The check
+
+
+def test_the_check_of_an_oauth_client_that_may_not_ask_who_it_is(
+    destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    assert destination.check() == "an OAuth client, granted tickets:read tickets:write"
+    assert [call.query for call in look_ups(zendesk)] == [f"external_id={CHECK_ID}"]
+    assert zendesk.calls[-1].status == 403 and zendesk.tickets == []
+
+
+@pytest.mark.parametrize(
+    ("new", "text"),
+    [
+        (by_oauth, "an OAuth client of an admin, granted tickets:read tickets:write"),
+        (by_api_token, "an API token of an admin"),
+    ],
+    ids=["OAuth", "API token"],
+)
+def test_the_check_names_the_credentials_and_whose_they_are(
+    new: Callable[[], ZendeskDestination], text: str, answers: responses.RequestsMock
+) -> None:
+    if new is by_oauth:
+        grant(answers)
+    answers.get(f"{BASE}/api/v2/tickets", json={"tickets": []})
+    answers.get(f"{BASE}/api/v2/users/me", json={"user": {"id": 1, "role": "admin"}})
+    assert new().check() == text
+
+
+@pytest.mark.parametrize(
+    ("tickets", "me", "kind"),
+    [
+        ({"status": 401}, None, AuthFailed),
+        ({"status": 403}, None, AuthFailed),
+        ({"status": 404}, None, Rejected),
+        ({"status": 429}, None, Limited),
+        ({"status": 503}, None, Unavailable),
+        ({"json": {"tickets": []}}, {"status": 401}, AuthFailed),
+        ({"json": {"tickets": []}}, {"status": 503}, Unavailable),
+        ({"json": {"tickets": []}}, {"json": {"user": {"id": 1, "role": "end-user"}}}, AuthFailed),
+        ({"json": {"tickets": []}}, {"json": {"user": {"id": None}}}, AuthFailed),
+    ],
+)
+def test_the_check_fails_as_a_delivery_would(
+    tickets: dict[str, Any], me: dict[str, Any] | None, kind: type[Exception], answers: responses.RequestsMock
+) -> None:
+    answers.get(f"{BASE}/api/v2/tickets", **tickets)
+    if me is not None:
+        answers.get(f"{BASE}/api/v2/users/me", **me)
+    with pytest.raises(ServiceError) as caught:
+        by_api_token().check()
+    assert type(caught.value) is kind

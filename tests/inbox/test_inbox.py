@@ -1,0 +1,755 @@
+"""The inbox: what it accepts once, hands out in order, freezes, leases, settles, and forgets."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+from claims import LEASE_S, claim, claimed, move_gate, refuse, settle
+from conftest import Clock, compose, new_item, rows, wait_for
+from sessions import execute, watch
+
+from inbox import open_database
+from inbox.database import Database, DatabaseUnavailable, Session, Values
+from inbox.gate import LIMITED, OPEN, OUTAGE, Gate
+from inbox.gates import locked_gate
+from inbox.inbox import CANNOT_COMPOSE, PURGED_AT_ONCE, ROWS_AT_ONCE, Inbox
+from inbox.items import Draft, Item, NewItem, Outcome
+from inbox.records import Records
+from inbox.schema import DELIVERED, DISCARDED, PARKED, PENDING
+
+DAY_S = 86_400.0
+
+
+def states(records: Records) -> dict[str, str]:
+    return {record.event_uuid: record.state for record in records.latest()}
+
+
+# In
+
+
+def test_the_same_event_of_the_same_post_is_kept_once(inbox: Inbox) -> None:
+    assert inbox.accept([new_item("e1", "p:1"), new_item("e1", "p:2"), new_item("e1", "p:1")]) == [True, True, False]
+    assert inbox.accept([new_item("e1", "p:1"), new_item("e2", "p:1")]) == [False, True]
+    assert inbox.counts().pending == 3
+
+
+def test_the_same_event_is_kept_once_for_each_destination(inbox: Inbox) -> None:
+    slack, zendesk = new_item("e1", destination="slack:orders"), new_item("e1")
+    assert inbox.accept([slack, zendesk]) == [True, True]
+    assert inbox.accept([zendesk, slack]) == [False, False]
+    assert claimed(inbox) == claimed(inbox, destination="slack:orders") == ["e1"]
+
+
+def test_the_same_event_is_kept_once_when_it_comes_twenty_times_at_once(inbox: Inbox, other: Inbox) -> None:
+    start = threading.Barrier(20)
+
+    def call(number: int) -> int:
+        start.wait(10)
+        return sum((inbox, other)[number % 2].accept([new_item("e1", f"p:{n}") for n in range(3)]))
+
+    with ThreadPoolExecutor(20) as pool:
+        assert sum(pool.map(call, range(20))) == 3
+
+
+def test_items_that_come_together_are_kept_in_one_order_whatever_order_they_come_in(
+    inbox: Inbox, database: Database
+) -> None:
+    """Two processes that insert the same rows in different orders would wait for each other."""
+    inbox.accept([new_item("e2", "p:1"), new_item("e1", "p:2"), new_item("e1", "p:1")])
+    assert [row[:2] for row in rows(database)] == [("e1", "p:1"), ("e1", "p:2"), ("e2", "p:1")]
+
+
+def test_nothing_to_keep_needs_no_database() -> None:
+    """What belongs to another company is answered with 202 also while the database is down."""
+    assert Inbox(open_database("sqlite:////nowhere/at/all/relay.db")).accept([]) == []
+
+
+def test_more_than_one_statement_takes_are_kept_all_or_not_at_all(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inserts = itertools.count(1)
+
+    def fail_each_second(session: Session, sql: str, values: Values) -> None:
+        if sql.startswith("INSERT INTO items") and next(inserts) in (2, 4):
+            session.close()
+
+    watch(monkeypatch, database, fail_each_second)
+    inbox, items = Inbox(database), [new_item("e1", f"p:{n}") for n in range(ROWS_AT_ONCE + 1)]
+    with pytest.raises(DatabaseUnavailable):
+        inbox.accept(items)
+    assert next(inserts) == 5  # it tried twice
+    assert inbox.counts().pending == 0
+    assert inbox.accept(items) == [True] * len(items)
+
+
+def test_a_connection_that_dies_in_the_middle_costs_no_notification(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inserts = itertools.count(1)
+
+    def die_once(session: Session, sql: str, values: Values) -> None:
+        if sql.startswith("INSERT INTO items") and next(inserts) == 1:
+            session.close()
+
+    watch(monkeypatch, database, die_once)
+    assert Inbox(database).accept([new_item("e1"), new_item("e2")]) == [True, True]
+
+
+def test_a_thousand_posts_can_come_in_one_notification(inbox: Inbox) -> None:
+    assert inbox.accept([new_item("e1", f"p:{n}") for n in range(1000)]) == [True] * 1000
+
+
+@pytest.mark.parametrize("count", [2, 100, 101, 1500])
+def test_a_known_one_among_many_costs_the_others_nothing(count: int, inbox: Inbox, records: Records) -> None:
+    known = f"p:{count - 1:04}"  # the last to be put in
+    inbox.accept([new_item("e1", known)])
+    before = records.find(known)
+    assert inbox.accept([new_item("e1", f"p:{n:04}") for n in range(count)]) == [True] * (count - 1) + [False]
+    assert records.find(known) == before
+    assert inbox.counts().pending == count
+
+
+def test_what_was_committed_is_there_after_a_new_start(inbox: Inbox, other: Inbox) -> None:
+    inbox.accept([new_item("e1", request_id="r-1", source="poll")])
+    inbox.close()
+    [item] = claim(other)
+    assert (item.event_uuid, item.request_id, item.source) == ("e1", "r-1", "poll")
+    assert item.payload == new_item().payload
+
+
+def test_text_that_is_not_valid_unicode_can_be_kept(inbox: Inbox) -> None:
+    payload = {"labels": [], "item": {"entityId": "p:1", "text": "half \ud83d emoji \x00 nul"}}
+    assert inbox.accept([NewItem("zendesk", "e1", "p:1", payload)]) == [True]
+    assert claim(inbox)[0].payload == payload
+
+
+def test_a_check_that_the_database_takes_changes_leaves_nothing_behind(inbox: Inbox, database: Database) -> None:
+    inbox.check_writable()
+    assert rows(database) == []
+
+
+# Leases
+
+
+def test_a_claimed_item_is_not_claimed_again_before_its_lease_ends(inbox: Inbox, other: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item()])
+    assert len(claim(inbox)) == 1
+    clock.advance(LEASE_S - 1)
+    assert claim(other) == []
+    clock.advance(1)
+    assert [(item.attempts, item.sent_s_ago) for item in claim(other)] == [(2, LEASE_S)]
+
+
+def test_a_renewed_lease_lasts_longer(inbox: Inbox, other: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item()])
+    [item] = claim(inbox)
+    clock.advance(10)
+    inbox.renew([item.id], LEASE_S)
+    clock.advance(10)
+    assert claim(other) == []
+
+
+def test_a_lease_that_another_process_has_now_is_not_renewed(inbox: Inbox, other: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item()])
+    [item] = claim(inbox)
+    clock.advance(LEASE_S)
+    claim(other)
+    inbox.renew([item.id], 1000.0)
+    clock.advance(LEASE_S)
+    assert claimed(other) == ["event-1"]
+
+
+def test_an_item_is_settled_only_by_the_process_that_has_its_lease(inbox: Inbox, other: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item()])
+    [mine] = claim(inbox)
+    clock.advance(LEASE_S)
+    [theirs] = claim(other)
+    assert not settle(inbox, mine).ours
+    assert settle(other, theirs).ours
+    assert not settle(other, theirs).ours
+
+
+def test_a_lease_that_the_same_process_took_again_is_another_lease(inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item()])
+    [first] = claim(inbox)
+    clock.advance(LEASE_S)
+    [second] = claim(inbox)
+    assert not settle(inbox, first).ours
+    assert settle(inbox, second).ours
+
+
+@pytest.mark.parametrize("stalled_s", [0.0, LEASE_S, 10 * LEASE_S])
+def test_what_is_under_way_is_never_claimed_again_nor_another_item_of_its_subject(
+    stalled_s: float, inbox: Inbox, clock: Clock
+) -> None:
+    """A process that stalled for longer than its leases last must not send its own items twice."""
+    inbox.accept([new_item("e1", "p:1"), new_item("e2", "p:2")])
+    inbox.accept([new_item("e3", "p:1"), new_item("e4", "p:3")])
+    ids = [item.id for item in claim(inbox, 2)]
+    clock.advance(stalled_s)
+    assert claimed(inbox, under_way=ids) == ["e4"]
+
+
+def test_an_earlier_item_of_a_subject_waits_too_while_a_later_one_is_under_way(inbox: Inbox, clock: Clock) -> None:
+    """A person can have an earlier item sent again meanwhile."""
+    inbox.accept([new_item("e1")])
+    inbox.accept([new_item("e2")])
+    [first] = claim(inbox)
+    refuse(inbox, first)
+    [second] = claim(inbox)
+    inbox.retry([first.id])
+    clock.advance(LEASE_S)
+    assert claim(inbox, under_way=[second.id]) == []
+    assert claimed(inbox) == ["e1"]
+
+
+# Drafts
+
+
+def test_what_is_sent_is_frozen_before_the_first_send(inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item("e1")])
+    [first] = claim(inbox)
+    clock.advance(LEASE_S)
+    [second] = claim(inbox, compose=lambda item: Draft("made up", b"other words", "other key"))
+    assert first.draft == second.draft == Draft("made up", b"body of e1", "key of e1")
+
+
+def test_a_draft_that_was_replaced_stays_replaced(inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item()])
+    [item] = claim(inbox)
+    clock.advance(10)
+    follow_up = Draft("follow-up", b"other words", "key-2", "35436")
+    changed = inbox.refreeze(item, follow_up, LEASE_S)
+    assert changed is not None and changed.draft == follow_up
+    clock.advance(10)
+    assert claim(inbox) == []
+    clock.advance(5)
+    [again] = claim(inbox)
+    assert (again.draft, again.sent_s_ago) == (follow_up, LEASE_S)
+    assert inbox.refreeze(item, Draft("late", b""), LEASE_S) is None
+
+
+def test_a_post_that_cannot_be_composed_is_parked_and_the_others_leave(
+    inbox: Inbox, records: Records, caplog: pytest.LogCaptureFixture
+) -> None:
+    def picky(item: Item) -> Draft:
+        if item.event_uuid == "bad":
+            raise KeyError("text of a customer")
+        return compose(item)
+
+    inbox.accept([new_item("bad", "p:1"), new_item("good", "p:2")])
+    items = claim(inbox, compose=picky)
+    assert [(item.event_uuid, item.draft is None) for item in items] == [("bad", True), ("good", False)]
+    assert [(record.event_uuid, record.reason) for record in records.latest(PARKED)] == [("bad", CANNOT_COMPOSE)]
+    assert "customer" not in caplog.text
+
+
+@pytest.mark.parametrize("payload", ["{", "[]", '{"item": ' + "[" * 200_000], ids=["broken", "a list", "too deep"])
+def test_a_payload_that_cannot_be_read_is_parked_and_the_others_leave(
+    payload: str, inbox: Inbox, database: Database, records: Records
+) -> None:
+    def compose_text(item: Item) -> Draft:
+        return Draft("made up", item.payload["item"]["text"].encode())
+
+    inbox.accept([new_item("bad", "p:1"), new_item("good", "p:2")])
+    with database.transaction() as db:
+        db.change("UPDATE items SET payload = :payload WHERE event_uuid = 'bad'", {"payload": payload})
+    assert [(item.event_uuid, item.draft is None) for item in claim(inbox, compose=compose_text)] == [
+        ("bad", True),
+        ("good", False),
+    ]
+    assert [record.event_uuid for record in records.latest(PARKED)] == ["bad"]
+
+
+# Order
+
+
+def test_two_events_of_one_post_are_never_under_way_together(inbox: Inbox, other: Inbox) -> None:
+    inbox.accept([new_item("e1", "p:1")])
+    inbox.accept([new_item("e2", "p:1")])
+    inbox.accept([new_item("e3", "p:2")])
+    first, third = claim(inbox)
+    assert [first.event_uuid, third.event_uuid] == ["e1", "e3"]
+    assert claim(other) == []
+    settle(inbox, first, reference="77")
+    [second] = claim(other)
+    assert (second.event_uuid, second.latest_reference) == ("e2", "77")
+    settle(other, second)
+
+
+def test_events_of_one_post_for_two_destinations_do_not_wait_for_each_other(inbox: Inbox) -> None:
+    inbox.accept([new_item("e1"), new_item("e1", destination="slack:orders")])
+    [item] = claim(inbox)
+    assert claimed(inbox, destination="slack:orders") == ["e1"]
+    settle(inbox, item, reference="77")
+    inbox.accept([new_item("e2", destination="slack:support")])
+    [elsewhere] = claim(inbox, destination="slack:support")
+    assert elsewhere.latest_reference is None
+
+
+def test_a_post_whose_later_event_was_claimed_first_waits_for_it(inbox: Inbox, database_url: str, clock: Clock) -> None:
+    """On PostgreSQL a row with a lower id can become visible after one with a higher id."""
+    inbox.accept([new_item("early", "p:1"), new_item("hidden", "p:2")])
+    inbox.accept([new_item("late", "p:1")])
+    execute(database_url, "UPDATE items SET subject_id = 'p:9' WHERE event_uuid = 'early'")
+    assert set(claimed(inbox)) == {"early", "hidden", "late"}
+    execute(database_url, "UPDATE items SET subject_id = 'p:1', owner = NULL, next_attempt_at = 0 WHERE id = 1")
+    assert claim(inbox) == []
+    clock.advance(LEASE_S)
+    assert "early" in claimed(inbox)
+
+
+def test_a_parked_item_does_not_hold_up_its_post(inbox: Inbox) -> None:
+    inbox.accept([new_item("e1")])
+    inbox.accept([new_item("e2")])
+    [first] = claim(inbox)
+    refuse(inbox, first)
+    assert claimed(inbox) == ["e2"]
+
+
+def test_the_oldest_leave_first_and_no_more_than_asked_for(inbox: Inbox, clock: Clock) -> None:
+    for number in range(5):
+        inbox.accept([new_item(f"e{number}", f"p:{number}")])
+        clock.advance(1)
+    first = inbox.claim("zendesk", 3, LEASE_S, compose)
+    assert [item.event_uuid for item in first.items] == ["e0", "e1", "e2"]
+    second = inbox.claim("zendesk", 3, LEASE_S, compose)
+    assert [item.event_uuid for item in second.items] == ["e3", "e4"]
+
+
+def test_the_latest_reference_of_a_post_counts_not_that_of_its_newest_item(inbox: Inbox) -> None:
+    """An older item may get its ticket later, when a person has it sent again."""
+    inbox.accept([new_item("e1")])
+    inbox.accept([new_item("e2")])
+    [first] = claim(inbox)
+    refuse(inbox, first)
+    [second] = claim(inbox)
+    settle(inbox, second, reference="77")
+    inbox.retry([first.id])
+    [again] = claim(inbox)
+    settle(inbox, again, reference="99")
+    inbox.accept([new_item("e3")])
+    [third] = claim(inbox)
+    assert (third.event_uuid, third.latest_reference) == ("e3", "99")
+
+
+@pytest.mark.parametrize(
+    ("references", "latest"),
+    [(["9", "10"], "10"), (["10", "9"], "10"), (["99", "100", "98"], "100"), (["1700.2", "1700.1"], "1700.2")],
+)
+def test_the_largest_reference_is_the_latest(references: list[str], latest: str, inbox: Inbox) -> None:
+    for number, reference in enumerate(references):
+        inbox.accept([new_item(f"e{number}")])
+        [item] = claim(inbox)
+        settle(inbox, item, reference=reference)
+    inbox.accept([new_item("next")])
+    assert claim(inbox)[0].latest_reference == latest
+
+
+# The gate
+
+
+def test_nothing_leaves_while_the_gate_is_closed_and_then_one_probe(inbox: Inbox, other: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(4)])
+    before, after = move_gate(inbox)
+    assert (before.state, after.state) == (OPEN, OUTAGE)
+    claim_ = other.claim("zendesk", 8, LEASE_S, compose)
+    assert (claim_.items, claim_.held_s) == ([], 1.0)
+    clock.advance(1)
+    assert len(claim(other)) == 1
+    assert claim(inbox) == []
+
+
+def test_a_second_probe_does_not_leave_while_the_lease_of_the_first_runs(
+    inbox: Inbox, other: Inbox, clock: Clock
+) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(4)])
+    move_gate(inbox)
+    clock.advance(1)
+    [probe] = claim(inbox)
+    for _ in range(10):  # the call hangs, and its process renews the lease
+        clock.advance(LEASE_S - 1)
+        inbox.renew([probe.id], LEASE_S)
+        assert claim(other) == []
+    clock.advance(LEASE_S - 1)
+    assert claim(other) == []
+    clock.advance(1)  # the process died
+    assert len(claim(other)) == 1
+    assert claim(inbox) == []
+
+
+def test_a_probe_that_is_lost_holds_nothing_up_when_the_clock_is_set_back(inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(2)])
+    move_gate(inbox)
+    clock.advance(1)
+    claim(inbox)
+    clock.advance(-DAY_S)
+    assert len(claim(inbox)) == 1
+
+
+def test_a_settled_probe_opens_the_gate_for_everything(inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(4)])
+    move_gate(inbox)
+    clock.advance(1)
+    [probe] = claim(inbox)
+    settled = settle(inbox, probe)
+    assert (settled.before.state, settled.after.state) == (OUTAGE, OPEN)
+    assert len(claim(inbox)) == 3
+
+
+def test_a_probe_that_fails_closes_the_gate_for_longer(inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item("e1", "p:1"), new_item("e2", "p:2")])
+    move_gate(inbox)
+    clock.advance(1)
+    [probe] = claim(inbox)
+    assert settle(inbox, probe, OUTAGE, reason="503").after.held_for(clock.now) == 2.0
+    clock.advance(2)
+    assert len(claim(inbox)) == 1
+
+
+def test_an_outage_of_one_destination_does_not_hold_up_another(inbox: Inbox, other: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item("e1"), new_item("e1", destination="slack:orders")])
+    move_gate(inbox, OUTAGE, reason="down")
+    assert claim(inbox) == []
+    [item] = claim(other, destination="slack:orders")
+    assert settle(other, item).after.state == OPEN
+    assert inbox.gate("zendesk")[0].state == OUTAGE
+    clock.advance(1)
+    assert claimed(inbox) == ["e1"]
+
+
+def test_the_rate_limit_counts_what_other_processes_have_under_way(inbox: Inbox, other: Inbox) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(9)])
+    inbox.accept([new_item(f"s{n}", f"p:{n}", destination="slack:orders") for n in range(3)])
+    assert len(claim(other, destination="slack:orders")) == 3
+    move_gate(inbox, "checked", calls_left=10, reset_s=30.0)
+    assert len(claim(inbox, 3)) == 3
+    assert len(claim(other)) == 2
+
+
+def test_a_failed_item_is_due_again_when_the_gate_opens(inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item()])
+    [item] = claim(inbox)
+    settle(inbox, item, OUTAGE, reason="503", retry_after_s=50.0)
+    clock.advance(49)
+    assert claim(inbox) == []
+    clock.advance(1)
+    assert len(claim(inbox)) == 1
+
+
+def test_an_item_that_often_fails_alone_waits_alone(inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item("e1", "p:1")])
+    for _ in range(5):
+        [item] = claim(inbox)
+        assert settle(inbox, item, OUTAGE, reason="500").after.state == OUTAGE
+        move_gate(inbox, "checked")  # others succeed meanwhile
+        clock.advance(1)
+    [item] = claim(inbox)
+    assert settle(inbox, item, OUTAGE, reason="500").after.state == OPEN
+    inbox.accept([new_item("e2", "p:2")])
+    assert claimed(inbox) == ["e2"]
+    clock.advance(2)
+    assert claimed(inbox) == ["e1"]
+
+
+def test_the_gate_survives_a_restart(inbox: Inbox, other: Inbox) -> None:
+    move_gate(inbox, LIMITED, reason="429", retry_after_s=40.0)
+    inbox.close()
+    gate, held_s = other.gate("zendesk")
+    assert (gate.state, gate.reason, held_s) == (LIMITED, "429", 40.0)
+
+
+def test_a_gate_that_nobody_has_used_is_open(inbox: Inbox) -> None:
+    assert inbox.gate("zendesk") == (Gate(), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "state", "held_s"),
+    [
+        ("state = 'resting'", "resting", 40.0),
+        ("reason = NULL, failures = NULL", LIMITED, 40.0),
+        ("hold_until = NULL, window_ends_at = NULL, version = NULL", LIMITED, 0.0),
+        ("state = NULL", OPEN, 40.0),
+    ],
+)
+def test_a_gate_that_the_release_beside_wrote_can_be_read(
+    change: str, state: str, held_s: float, inbox: Inbox, database_url: str, clock: Clock
+) -> None:
+    """Another release may know other states, have more columns, and leave out values."""
+    move_gate(inbox, LIMITED, reason="429", retry_after_s=40.0)
+    execute(
+        database_url,
+        "CREATE TABLE theirs AS SELECT gates.*, 'new' AS colour FROM gates",  # without NOT NULL
+        "DROP TABLE gates",
+        "ALTER TABLE theirs RENAME TO gates",
+        "CREATE UNIQUE INDEX gates_destination ON gates (destination)",
+        f"UPDATE gates SET {change}",  # noqa: S608 - our own words
+    )
+    gate, held = inbox.gate("zendesk")
+    assert (gate.state, held) == (state, held_s)
+    inbox.accept([new_item()])
+    clock.advance(41)
+    [item] = claim(inbox)
+    assert settle(inbox, item).after.state == OPEN
+
+
+# Checks of the credentials
+
+
+def test_two_checks_do_not_run_at_once_while_the_gate_is_not_open(inbox: Inbox, other: Inbox, clock: Clock) -> None:
+    move_gate(inbox)
+    assert inbox.begin_check("zendesk", 20) is None  # on hold
+    clock.advance(1)
+    gate = inbox.begin_check("zendesk", 20)
+    assert gate is not None and gate.state == OUTAGE
+    clock.advance(19)
+    assert other.begin_check("zendesk", 20) is None
+    inbox.accept([new_item()])
+    assert claim(other) == []
+    before, after = inbox.end_check("zendesk", gate, Outcome("checked", 0.1))
+    assert (before.state, after.state) == (OUTAGE, OPEN)
+    assert len(claim(other)) == 1
+
+
+def test_a_check_that_nobody_lived_to_end_is_over_after_its_time(inbox: Inbox, other: Inbox, clock: Clock) -> None:
+    move_gate(inbox)
+    clock.advance(1)
+    assert inbox.begin_check("zendesk", 20) is not None
+    clock.advance(20)
+    assert other.begin_check("zendesk", 20) is not None
+
+
+def test_no_check_is_made_while_a_probe_is_under_way(inbox: Inbox, other: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item()])
+    move_gate(inbox)
+    clock.advance(1)
+    claim(inbox)
+    assert other.begin_check("zendesk", 20) is None
+    clock.advance(LEASE_S)
+    assert other.begin_check("zendesk", 20) is not None
+
+
+def test_checks_of_an_open_gate_hold_nothing_back(inbox: Inbox, other: Inbox) -> None:
+    inbox.accept([new_item()])
+    assert inbox.begin_check("zendesk", 20) == other.begin_check("zendesk", 20) == Gate()
+    assert len(claim(other)) == 1
+
+
+def test_the_answer_to_a_check_is_ignored_when_the_gate_has_changed_meanwhile(inbox: Inbox, clock: Clock) -> None:
+    gate = inbox.begin_check("zendesk", 20)
+    assert gate is not None
+    move_gate(inbox)
+    before, after = inbox.end_check("zendesk", gate, Outcome("checked", 0.1))
+    assert before == after and after.state == OUTAGE
+
+
+# Clocks
+
+
+def test_a_clock_set_back_by_a_day_holds_nothing_up(inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item("e1", "p:1")])
+    move_gate(inbox)
+    clock.advance(-DAY_S)
+    assert inbox.claim("zendesk", 8, LEASE_S, compose).held_s == 0
+    inbox.accept([new_item("e2", "p:2")])
+    move_gate(inbox, "checked")
+    clock.advance(LEASE_S)
+    assert set(claimed(inbox)) == {"e1", "e2"}
+
+
+def test_the_databases_clock_counts_when_none_is_given(database_url: str) -> None:
+    with closing(open_database(database_url)) as database:
+        inbox = Inbox(database)
+        before = inbox.now()
+        inbox.accept([new_item()])
+        [item] = claim(inbox)
+        assert 0 <= item.age_s < 30
+        assert 0 <= inbox.now() - before < 30
+
+
+# What people ask for
+
+
+def test_counts_say_how_much_is_pending_and_since_when(inbox: Inbox, clock: Clock) -> None:
+    assert inbox.counts().oldest_pending_s is None
+    inbox.accept([new_item("e1", "p:1")])
+    inbox.accept([NewItem("", "e2", "", {"unreadable": 1}, reason="no eventName")])
+    clock.advance(7)
+    counts = inbox.counts()
+    assert (counts.pending, counts.parked, counts.oldest_pending_s) == (1, 1, 7.0)
+
+
+def test_a_parked_item_can_be_sent_again_with_a_new_draft(inbox: Inbox, records: Records, clock: Clock) -> None:
+    inbox.accept([new_item("e1", "p:1"), NewItem("", "e2", "", {"unreadable": 1}, reason="no eventName")])
+    [item] = claim(inbox)
+    refuse(inbox, item)
+    clock.advance(60)
+    parked = records.latest(PARKED)
+    assert {(record.subject_id, record.reason) for record in parked} == {("p:1", "refused"), ("", "no eventName")}
+    assert inbox.retry([record.id for record in parked]) == 1
+    [again] = claim(inbox, compose=lambda item: Draft("made up", b"new words", "key"))
+    assert again.draft == Draft("made up", b"new words", "key") and (again.sent_s_ago or 0) > 7200
+    assert [record.subject_id for record in records.latest(PARKED)] == [""]
+
+
+def test_all_parked_items_can_be_sent_again_and_no_others(inbox: Inbox, records: Records) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(4)])
+    first, second, third = claim(inbox, 3)
+    refuse(inbox, first)
+    refuse(inbox, second)
+    settle(inbox, third)
+    assert inbox.retry() == 2
+    assert inbox.retry() == inbox.retry([first.id, third.id]) == 0
+    assert states(records) == {"e0": PENDING, "e1": PENDING, "e2": DELIVERED, "e3": PENDING}
+
+
+def test_only_parked_items_can_be_discarded_and_they_do_not_come_in_again(inbox: Inbox, records: Records) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(3)])
+    first, second = claim(inbox, 2)
+    refuse(inbox, first)
+    settle(inbox, second)
+    assert inbox.discard([1, 2, 3]) == 1
+    assert states(records) == {"e0": DISCARDED, "e1": DELIVERED, "e2": PENDING}
+    assert records.payload(first.id) is None
+    assert inbox.retry() == inbox.discard([first.id]) == 0
+    assert inbox.accept([new_item("e0", "p:0")]) == [False]
+
+
+# Retention
+
+
+@pytest.fixture
+def ids(inbox: Inbox, records: Records) -> dict[str, int]:
+    """Items that are settled in each way, each with an attempt, and two that are pending: their ids."""
+    for name in ("delivered", "refused", "discarded", "failing"):
+        inbox.accept([new_item(name, f"p:{name}")])
+    delivered, refused, discarded, failing = claim(inbox)
+    settle(inbox, delivered, reference="35436")
+    refuse(inbox, refused)
+    refuse(inbox, discarded)
+    inbox.discard([discarded.id])
+    settle(inbox, failing, OUTAGE, reason="503")
+    inbox.accept([new_item("waiting"), NewItem("", "unreadable", "", {"unreadable": "words"}, reason="no eventName")])
+    return {record.event_uuid: record.id for record in records.latest()}
+
+
+def kept(database: Database, column: str) -> list[int]:
+    """The ids of the items that still have something in this column."""
+    with database.reading() as db:
+        found = db.rows(f"SELECT id FROM items WHERE {column} IS NOT NULL AND {column} <> '{{}}' ORDER BY id")  # noqa: S608
+    return [item_id for (item_id,) in found]
+
+
+SETTLED = ("delivered", "refused", "discarded", "unreadable")
+
+
+def test_a_purge_empties_what_was_settled_long_ago_and_forgets_its_attempts(
+    inbox: Inbox, database: Database, records: Records, ids: dict[str, int], clock: Clock
+) -> None:
+    clock.advance(30 * DAY_S + 1)
+    assert inbox.purge(30 * DAY_S) == len(SETTLED)
+    assert inbox.purge(30 * DAY_S) == 0
+    assert kept(database, "payload") == sorted([ids["failing"], ids["waiting"]])
+    assert kept(database, "body") == [ids["failing"]]
+    assert {attempt.item_id for attempt in records.attempts(ids.values())} == {ids["failing"]}
+
+
+def test_what_was_purged_keeps_its_ids_and_its_reference_and_does_not_come_in_again(
+    inbox: Inbox, records: Records, ids: dict[str, int], clock: Clock
+) -> None:
+    before = {record.id: record for record in records.latest()}
+    clock.advance(30 * DAY_S + 1)
+    inbox.purge(30 * DAY_S)
+    for record in records.latest():
+        emptied = record.event_uuid in SETTLED
+        assert record == replace(before[record.id], payload_kept=not emptied)
+    assert inbox.accept([new_item("delivered", "p:delivered"), new_item("refused", "p:refused")]) == [False, False]
+    inbox.accept([new_item("next", "p:delivered")])
+    [item] = claim(inbox, 1, under_way=[ids["failing"], ids["waiting"]])
+    assert item.latest_reference == "35436"
+
+
+def test_nothing_is_purged_before_its_time_which_begins_when_it_is_settled(
+    inbox: Inbox, database: Database, records: Records, clock: Clock
+) -> None:
+    inbox.accept([new_item("e1", "p:1"), new_item("e2", "p:2")])
+    clock.advance(30 * DAY_S)
+    first, second = claim(inbox)
+    settle(inbox, first)
+    refuse(inbox, second)
+    clock.advance(10 * DAY_S)
+    inbox.discard([second.id])
+    clock.advance(20 * DAY_S)
+    assert inbox.purge(30 * DAY_S) == 0
+    clock.advance(1)
+    assert inbox.purge(30 * DAY_S) == 1
+    assert [attempt.item_id for attempt in records.attempts([first.id, second.id])] == [second.id]
+    clock.advance(10 * DAY_S)
+    assert inbox.purge(30 * DAY_S) == 1
+    assert records.attempts([first.id, second.id]) == []
+
+
+def test_a_parked_item_whose_text_was_purged_can_only_be_discarded(
+    inbox: Inbox, records: Records, ids: dict[str, int], clock: Clock
+) -> None:
+    clock.advance(30 * DAY_S + 1)
+    inbox.purge(30 * DAY_S)
+    parked = [ids["refused"], ids["unreadable"]]
+    assert inbox.retry(parked) == inbox.retry() == 0
+    assert [record.can_be_retried for record in records.latest(PARKED)] == [False, False]
+    assert inbox.discard(parked) == 2
+
+
+def test_a_purge_takes_some_at_a_time(inbox: Inbox, database_url: str, clock: Clock) -> None:
+    inbox.accept([new_item("e1", f"p:{n}") for n in range(PURGED_AT_ONCE + 7)])
+    execute(database_url, f"UPDATE items SET state = 'delivered', settled_at = {clock.now - 100}")  # noqa: S608
+    assert [inbox.purge(60) for _ in range(3)] == [PURGED_AT_ONCE, 7, 0]
+
+
+# Two processes on PostgreSQL
+
+
+@pytest.fixture
+def two(emptied: Callable[[], str]) -> Iterator[tuple[Database, Database]]:
+    """The same database as two processes use it."""
+    url = emptied()
+    with closing(open_database(url)) as database, closing(open_database(url)) as other:
+        yield database, other
+
+
+def test_on_postgresql_claims_of_two_processes_take_turns(two: tuple[Database, Database]) -> None:
+    database, other = two
+    inbox = Inbox(other)
+    inbox.accept([new_item()])
+    with ThreadPoolExecutor(1) as pool:
+        with database.transaction() as db:
+            locked_gate(db, "zendesk")
+            claiming = pool.submit(claimed, inbox)
+            wait_for(lambda: db.rows("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(1,)])
+            assert not claiming.done()
+            assert inbox.claim("slack:orders", 1, LEASE_S, compose).items == []  # another gate
+        assert claiming.result(10) == ["event-1"]
+
+
+def test_on_postgresql_a_row_that_someone_holds_is_left_for_the_next_claim(two: tuple[Database, Database]) -> None:
+    database, other = two
+    inbox = Inbox(other)
+    inbox.accept([new_item("e1", "p:1"), new_item("e2", "p:2")])
+    with ThreadPoolExecutor(1) as pool, database.transaction() as db:
+        db.rows("SELECT id FROM items WHERE event_uuid = 'e1' FOR UPDATE")
+        assert pool.submit(claimed, inbox).result(5) == ["e2"]
+
+
+def test_on_postgresql_a_purge_does_not_wait_for_a_row_that_someone_holds(two: tuple[Database, Database]) -> None:
+    database, other = two
+    inbox = Inbox(other)
+    inbox.accept([new_item("e1", "p:1", reason="refused"), new_item("e2", "p:2", reason="refused")])
+    with ThreadPoolExecutor(1) as pool, database.transaction() as db:
+        db.rows("SELECT id FROM items WHERE event_uuid = 'e1' FOR UPDATE")
+        assert pool.submit(inbox.purge, -1).result(5) == 1

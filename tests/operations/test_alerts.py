@@ -1,0 +1,743 @@
+"""Which alerts people get, and when: one for each subject and hour, one at its end; no delivery waits for any."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import (
+    AUTHOR,
+    TEXT,
+    TOKEN,
+    Clock,
+    events,
+    fields_of,
+    new_item,
+    new_post,
+    new_settings,
+    notification,
+    relay_of,
+    sqlite_unless_asked,
+    wait_for,
+)
+from flask import Flask
+from steps import move_gate, park
+
+from app import Settings
+from config import Config
+from inbox import open_database
+from inbox.database import Database, DatabaseUnavailable
+from inbox.facts import Facts, read_tolerantly
+from inbox.gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED, Gate
+from inbox.inbox import Inbox
+from inbox.items import Counts, NewItem
+from khoros.subscription import (
+    DELETED,
+    FAILED,
+    LOGIN_REFUSED,
+    NO_ADDRESS,
+    PAUSED,
+    STARTING,
+    SUBSCRIBED,
+    SubscriptionStatus,
+)
+from operations.alerts import (
+    ALERT_TURN_S,
+    FIRST_RETRY_S,
+    KHOROS_MAY_FAIL_S,
+    LONGEST_PAUSE_S,
+    LONGEST_RETRY_S,
+    MENDED_S,
+    QUIET_S,
+    Alerted,
+    Alerts,
+    Problem,
+    find_news,
+    find_problems,
+    post_text,
+)
+from operations.health import Health
+from outbound import TIMEOUT_S, Answer, Unavailable
+from sandbox.server import Dropped, Server
+from sandbox.zendesk import FakeZendesk
+
+pytestmark = pytest.mark.usefixtures("clean_log")
+
+NOW = 1_700_000_000.0
+SECRET_URL = "https://hooks.example/services/T0/B0/made-up-webhook-secret"
+BOTH = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return sqlite_unless_asked(request, tmp_path)
+
+
+# What is wrong
+
+
+def health(
+    *,
+    waiting: int = 0,
+    parked: int = 0,
+    oldest_s: float | None = None,
+    gates: Mapping[str, Gate] | None = None,
+    state: str = SUBSCRIBED,
+    detail: str = "",
+    mended_at: float = 0.0,
+) -> Health:
+    """The health of a service in which all is well, except for what is given."""
+    counts, gates = Counts(waiting, parked, oldest_s), gates or {"zendesk": Gate(OPEN)}
+    return Health(counts, gates, SubscriptionStatus(state, detail), mended_at, NOW)
+
+
+def zendesk_is(state: str, reason: str) -> dict[str, Gate]:
+    return {"zendesk": Gate(state, reason)}
+
+
+TWO_REFUSE = {"zendesk": Gate(UNAUTHORISED, "401"), "slack:#crisis": Gate(UNAUTHORISED, "invalid_auth")}
+WRONG: dict[str, tuple[Health, dict[str, str]]] = {
+    "all is well": (health(), {}),
+    "it is starting": (health(state=STARTING), {}),
+    "deleted by command": (health(state=DELETED, detail="deleted by command"), {}),
+    "one is parked": (health(parked=1), {"parked": "1 post needs attention: Zendesk refused it, or what Khoros"}),
+    "many are parked": (health(parked=1234), {"parked": "1,234 posts need attention"}),
+    "one waits not long": (health(waiting=1, oldest_s=600.0), {}),
+    "one waits long": (
+        health(waiting=1, oldest_s=661.0),
+        {"waiting": "1 post waits for delivery, the oldest for 11 minutes"},
+    ),
+    "an outage that is young": (health(waiting=9, oldest_s=5.0, gates=zendesk_is(OUTAGE, "503")), {}),
+    "an outage that lasts": (
+        health(waiting=9, oldest_s=900.0, gates=zendesk_is(OUTAGE, "Zendesk answered 503.")),
+        {"waiting": "Zendesk: outage. Zendesk answered 503. Nothing is lost"},
+    ),
+    "limited for long": (
+        health(waiting=9, oldest_s=900.0, gates=zendesk_is(LIMITED, "429")),
+        {"waiting": "Zendesk: limited. 429. Nothing"},
+    ),
+    "an open gate": (health(waiting=9, oldest_s=900.0), {"waiting": "inbox list --state pending. Nothing is lost"}),
+    "one of two destinations is down": (
+        health(waiting=9, oldest_s=900.0, gates={"zendesk": Gate(OPEN), "slack:#Crisis": Gate(OUTAGE)}),
+        {"waiting": "15 minutes. Slack:#Crisis: outage. Nothing is lost"},
+    ),
+    "two destinations, one refusal": (
+        health(parked=1, gates=dict(TWO_REFUSE, zendesk=Gate(OPEN))),
+        {"parked": "Zendesk or Slack:#crisis refused it", "slack:#crisis_credentials": "invalid_auth."},
+    ),
+    "credentials refused": (
+        health(gates=zendesk_is(UNAUTHORISED, "Zendesk answered 401")),
+        {"zendesk_credentials": "Zendesk answered 401. Find out more with: flask --app app check"},
+    ),
+    "two destinations refuse us": (
+        health(gates=TWO_REFUSE),
+        {"zendesk_credentials": "401. Find out more", "slack:#crisis_credentials": "invalid_auth. Find out more"},
+    ),
+    "Khoros refuses us": (
+        health(state=LOGIN_REFUSED, detail="Developer Inactive"),
+        {"khoros_credentials": "Developer Inactive."},
+    ),
+    "not subscribed": (
+        health(state=FAILED, detail="Khoros answered 500"),
+        {"subscription": "not subscribed in Khoros: Khoros"},
+    ),
+    "no address": (health(state=NO_ADDRESS, detail="set PUBLIC_URL"), {"subscription": "set PUBLIC_URL"}),
+    "paused": (
+        health(state=PAUSED, detail="a person paused it"),
+        {"subscription": "Labels are not delivered: a person"},
+    ),
+    "made anew": (health(mended_at=NOW - 5), {"lost_labels": "label those again"}),
+    "made anew long ago": (health(mended_at=NOW - MENDED_S), {}),
+    "made anew in a future that was taken back": (health(mended_at=NOW + 5), {}),
+    "all at once": (
+        health(
+            parked=1,
+            waiting=1,
+            oldest_s=900.0,
+            gates=zendesk_is(UNAUTHORISED, "401"),
+            state=LOGIN_REFUSED,
+            detail="401",
+        ),
+        {"parked": "", "waiting": "", "zendesk_credentials": "", "khoros_credentials": ""},
+    ),
+}
+
+
+@pytest.mark.parametrize(("now", "wanted"), WRONG.values(), ids=WRONG.keys())
+def test_problems_are_found_by_subject(now: Health, wanted: dict[str, str]) -> None:
+    found = find_problems(now, 600.0)
+    assert set(found) == set(wanted)
+    assert not [text for subject, text in wanted.items() if text not in found[subject].text]
+
+
+def test_every_problem_that_lasts_has_a_text_for_its_end() -> None:
+    found = {subject: problem for now, _ in WRONG.values() for subject, problem in find_problems(now, 600.0).items()}
+    assert [subject for subject, problem in found.items() if not problem.well] == ["lost_labels"]
+    assert found["slack:#crisis_credentials"].well == "Slack:#crisis accepts the relay's credentials again."
+
+
+# What is sent when: each step is (seconds since the start, the problems, the texts that are sent)
+
+LASTING = {"waiting": Problem("late", "well")}
+PARKED_ONE, PARKED_TWO, PARKED_NINE = (
+    {"parked": Problem(str(count), "none parked", level=count)} for count in (1, 2, 9)
+)
+SLOW = {"subscription": Problem("failed", "subscribed", after_s=120.0)}
+GONE = {"lost_labels": Problem("gone", level=100)}
+GONE_AGAIN = {"lost_labels": Problem("gone again", level=900)}
+Problems = Mapping[str, Problem]
+COURSES: dict[str, list[tuple[float, Problems, list[str]]]] = {
+    "nothing is sent while all is well": [(0, {}, []), (5, {}, [])],
+    "sent once and again after an hour while it lasts": [
+        (0, LASTING, ["late"]),
+        (5, LASTING, []),
+        (3599, LASTING, []),
+        (3600, LASTING, ["late"]),
+        (3605, LASTING, []),
+        (7200, LASTING, ["late"]),
+    ],
+    "one message when it is well again": [
+        (0, LASTING, ["late"]),
+        (60, {}, ["well"]),
+        (65, {}, []),
+        (9999, {}, []),
+    ],
+    "what flaps is sent once an hour": [
+        (0, LASTING, ["late"]),
+        (10, {}, ["well"]),
+        (20, LASTING, []),
+        (30, {}, []),
+        (40, LASTING, []),
+        (3599, LASTING, []),
+        (3600, LASTING, ["late"]),
+        (3610, {}, ["well"]),
+    ],
+    "what was never sent is not taken back": [(0, SLOW, []), (119, SLOW, []), (119.5, {}, []), (200, {}, [])],
+    "what must last is sent when it has lasted": [
+        (0, SLOW, []),
+        (120, SLOW, ["failed"]),
+        (125, {}, ["subscribed"]),
+    ],
+    "what must last begins anew when it was well between": [
+        (0, SLOW, []),
+        (60, {}, []),
+        (70, SLOW, []),
+        (130, SLOW, []),
+        (190, SLOW, ["failed"]),
+    ],
+    "parked is sent again only when more are parked": [
+        (0, PARKED_TWO, ["2"]),
+        (3600, PARKED_TWO, []),
+        (9999, PARKED_ONE, []),
+        (10_000, PARKED_TWO, ["2"]),
+        (10_005, PARKED_NINE, []),
+        (13_600, PARKED_NINE, ["9"]),
+        (99_999, PARKED_NINE, []),
+        (100_000, {}, ["none parked"]),
+    ],
+    "subjects do not delay each other": [
+        (0, LASTING, ["late"]),
+        (5, LASTING | PARKED_ONE, ["1"]),
+        (10, PARKED_ONE, ["well"]),
+        (3600, LASTING | PARKED_ONE, ["late"]),
+    ],
+    "a second loss is sent too, when the hour is over": [
+        (0, GONE, ["gone"]),
+        (5, GONE, []),
+        (800, GONE_AGAIN, []),
+        (3600, GONE_AGAIN, ["gone again"]),
+        (3605, GONE_AGAIN, []),
+        (9999, {}, []),
+    ],
+    "a clock set back sends it once more and goes on by the new time": [
+        (0, LASTING, ["late"]),
+        (-86_400, LASTING, ["late"]),
+        (-86_395, LASTING, []),
+        (-86_400 + 3600, LASTING, ["late"]),
+    ],
+    "a clock set back does not silence what must last": [
+        (0, SLOW, []),
+        (-86_400, SLOW, []),
+        (-86_400 + 60, SLOW, []),
+        (-86_400 + 120, SLOW, ["failed"]),
+    ],
+    "a clock set forward sends it at once": [(0, SLOW, []), (86_400, SLOW, ["failed"])],
+}
+
+
+@pytest.mark.parametrize("course", COURSES.values(), ids=COURSES.keys())
+def test_what_is_sent_in_the_course_of_time(course: list[tuple[float, Problems, list[str]]]) -> None:
+    known: dict[str, Alerted] = {}
+    for seconds, problems, wanted in course:
+        news = find_news(problems, known, NOW + seconds)
+        assert [text for text, _ in news.values() if text] == wanted, seconds
+        known = {**known, **{subject: after for subject, (_, after) in news.items()}}
+        known = {subject: read_tolerantly(json.dumps(asdict(a)), Alerted) for subject, a in known.items()}  # a restart
+
+
+def test_what_people_know_and_lasts_is_no_news() -> None:
+    [(_, after)] = find_news(LASTING, {}, NOW).values()
+    assert find_news(LASTING, {"waiting": after}, NOW + 5) == {}
+
+
+def test_a_subject_that_a_later_release_kept_breaks_nothing_after_a_rollback() -> None:
+    assert find_news({}, {"of a later release": Alerted(sent_at=NOW, level=1)}, NOW) == {
+        "of a later release": ("", Alerted(sent_at=NOW))
+    }
+
+
+# Sending
+
+
+@dataclass
+class Webhook:
+    """Takes messages as Slack does, and answers what a test wants: a status, or an error to raise."""
+
+    answer: int | Exception = 200
+    taken: list[str] = field(default_factory=list)
+    retry_after: str = ""
+    tried: int = 0
+
+    def __call__(self, url: str, text: str) -> Answer:
+        self.tried += 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        if 200 <= self.answer < 300:
+            self.taken.append(text)
+        return Answer(self.answer, {"Retry-After": self.retry_after})
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    return new_settings(database_url=database_url, alert_url=SECRET_URL, public_url="https://relay.example")
+
+
+@pytest.fixture
+def webhook() -> Webhook:
+    return Webhook()
+
+
+NewAlerts = Callable[..., Alerts]
+
+
+@pytest.fixture
+def new_alerts(config: Config, inbox: Inbox, facts: Facts, webhook: Webhook, clock: Clock) -> NewAlerts:
+    """Makes the alerts of one more process on the same database, with other settings or another webhook."""
+
+    def make(post: Any = webhook, **changes: Any) -> Alerts:
+        return Alerts(replace(config, **changes), inbox, facts, ["zendesk"], post, clock)
+
+    return make
+
+
+@pytest.fixture
+def alerts(new_alerts: NewAlerts) -> Alerts:
+    return new_alerts()
+
+
+@pytest.fixture(autouse=True)
+def nothing_private_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    yield
+    for record in caplog.records:
+        assert "made-up-webhook" not in record.getMessage() + str(getattr(record, "fields", ""))
+
+
+@BOTH
+def test_an_alert_says_what_is_wrong_and_what_to_do(
+    inbox: Inbox, alerts: Alerts, webhook: Webhook, caplog: pytest.LogCaptureFixture
+) -> None:
+    park(inbox)
+    alerts.step()
+    alerts.step()
+    assert webhook.taken == [
+        "Khoros to Zendesk relay (https://relay.example): 1 post needs attention: Zendesk refused it, or what Khoros "
+        "sent cannot be read. See why with: flask --app app inbox list"
+    ]
+    assert fields_of(caplog, "alerted") == {"level": logging.INFO, "subject": "parked"}
+
+
+def test_a_relay_without_an_address_gives_its_name(inbox: Inbox, new_alerts: NewAlerts, webhook: Webhook) -> None:
+    park(inbox)
+    new_alerts(public_url="").step()
+    assert webhook.taken[0].startswith("Khoros to Zendesk relay (send-to-zendesk): ")
+
+
+def test_no_message_holds_a_customers_words(inbox: Inbox, alerts: Alerts, webhook: Webhook, clock: Clock) -> None:
+    park(inbox)
+    inbox.accept([NewItem("", "unreadable:1", "", {"unreadable": TEXT}, reason="eventName is missing")])
+    inbox.accept([NewItem("zendesk", "e3", "twitter:3", {"labels": [], "item": new_post("twitter:3")})])
+    clock.advance(3600)
+    alerts.step()
+    sent = " ".join(webhook.taken)
+    assert len(webhook.taken) == 2 and not [word for word in (TEXT, AUTHOR, "twitter", "furious") if word in sent]
+
+
+@pytest.fixture
+def nowhere() -> Iterator[tuple[Inbox, Facts]]:
+    """An inbox whose database cannot be opened."""
+    database = open_database("sqlite:////nowhere/at/all/relay.db")
+    yield Inbox(database), Facts(database)
+    database.close()
+
+
+def test_without_a_webhook_nothing_is_sent_and_nothing_is_read(
+    config: Config, nowhere: tuple[Inbox, Facts], webhook: Webhook
+) -> None:
+    Alerts(replace(config, alert_url=""), *nowhere, ["zendesk"], webhook).step()
+    assert webhook.tried == 0
+
+
+def test_waiting_is_reported_after_the_minutes_that_were_set(
+    inbox: Inbox, new_alerts: NewAlerts, webhook: Webhook, clock: Clock
+) -> None:
+    alerts = new_alerts(alert_after_s=120.0)
+    inbox.accept([new_item()])
+    clock.advance(120)
+    alerts.step()
+    assert webhook.taken == []
+    clock.advance(1)
+    alerts.step()
+    [text] = webhook.taken
+    assert "1 post waits" in text
+
+
+def test_the_end_of_a_problem_is_reported_once(inbox: Inbox, alerts: Alerts, webhook: Webhook) -> None:
+    move_gate(inbox, UNAUTHORISED, "Zendesk answered 401")
+    alerts.step()
+    move_gate(inbox, "ticket_created")
+    alerts.step()
+    alerts.step()
+    assert [text.partition("): ")[2] for text in webhook.taken] == [
+        "Zendesk answered 401. Find out more with: flask --app app check",
+        "Zendesk accepts the relay's credentials again.",
+    ]
+
+
+def test_every_loss_of_the_subscription_is_reported(
+    facts: Facts, alerts: Alerts, webhook: Webhook, clock: Clock
+) -> None:
+    """People may have to label posts again: one message for two losses would lose posts."""
+    facts.save("subscription", SubscriptionStatus(FAILED, "Khoros answered 500"))
+    alerts.step()
+    clock.advance(KHOROS_MAY_FAIL_S)
+    alerts.step()
+    facts.save("subscription", SubscriptionStatus(SUBSCRIBED))
+    for _ in range(2):
+        facts.remember("subscription_mended_at", str(clock.now))
+        alerts.step()
+        clock.advance(QUIET_S - 1)
+        alerts.step()
+        clock.advance(5)
+    texts = ("not subscribed", "label those again", "The relay is subscribed in Khoros.")
+    assert [any(words in text for words in texts) for text in webhook.taken] == [True] * 4
+    assert sum("label those again" in text for text in webhook.taken) == 2
+
+
+@BOTH
+def test_two_processes_send_one_message(
+    config: Config, database: Database, other_database: Database, webhook: Webhook
+) -> None:
+    park(Inbox(database))
+    start = threading.Barrier(2)
+    processes = [Alerts(config, Inbox(mine), Facts(mine), ["zendesk"], webhook) for mine in (database, other_database)]
+
+    def work(alerts: Alerts) -> None:
+        start.wait(10)
+        for _ in range(5):
+            alerts.step()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, processes))
+    assert len(webhook.taken) == 1
+
+
+def test_another_processs_message_is_not_repeated_after_waiting_for_the_turn(
+    inbox: Inbox, facts: Facts, new_alerts: NewAlerts, webhook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    park(inbox)
+    take_turn = facts.take_turn
+
+    def late(name: str, for_s: float) -> bool:
+        monkeypatch.setattr(facts, "take_turn", take_turn)
+        new_alerts().step()
+        return take_turn(name, for_s)
+
+    monkeypatch.setattr(facts, "take_turn", late)
+    new_alerts().step()
+    assert len(webhook.taken) == 1
+
+
+def test_a_turn_outlasts_a_webhook_that_hangs() -> None:
+    assert 5 * sum(TIMEOUT_S) <= ALERT_TURN_S < QUIET_S and KHOROS_MAY_FAIL_S < QUIET_S < MENDED_S
+
+
+def test_a_restart_repeats_nothing(inbox: Inbox, new_alerts: NewAlerts, webhook: Webhook, clock: Clock) -> None:
+    park(inbox)
+    new_alerts().step()
+    clock.advance(60)
+    inbox.retry([1])
+    new_alerts().step()
+    assert len(webhook.taken) == 2 and "No post needs attention any more." in webhook.taken[1]
+
+
+def test_a_process_that_ends_between_two_messages_repeats_none(
+    inbox: Inbox, new_alerts: NewAlerts, webhook: Webhook, clock: Clock
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kills_at_the_second(url: str, text: str) -> Answer:
+        if webhook.taken:
+            raise Killed
+        return webhook(url, text)
+
+    park(inbox)
+    move_gate(inbox, UNAUTHORISED, "Zendesk answered 401")
+    with pytest.raises(Killed):
+        new_alerts(kills_at_the_second).step()
+    clock.advance(ALERT_TURN_S)
+    new_alerts().step()
+    assert [("attention" in text, "401" in text) for text in webhook.taken] == [(True, False), (False, True)]
+
+
+# A webhook that fails
+
+NO_ANSWER = Unavailable("hooks.example gave no answer (ReadTimeout)")
+
+
+def run_for(alerts: Alerts, clock: Clock, seconds: int) -> None:
+    """Makes a step every five seconds, as the service does."""
+    for _ in range(seconds // 5):
+        alerts.step()
+        clock.advance(5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(status, f"ALERT_WEBHOOK_URL answered {status}") for status in (500, 302, 199)] + [(NO_ANSWER, str(NO_ANSWER))],
+)
+def test_a_webhook_that_fails_is_called_less_and_less_often(
+    answer: int | Exception,
+    reason: str,
+    inbox: Inbox,
+    alerts: Alerts,
+    webhook: Webhook,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    park(inbox)
+    move_gate(inbox, UNAUTHORISED, "Zendesk answered 401")
+    webhook.answer = answer
+    run_for(alerts, clock, 3600)
+    assert webhook.tried == 7  # at 0, 30, 90, 210, 450, 930 and 1890 s
+    logged = [record.__dict__["fields"] for record in caplog.records if record.message == "alert_failed"]
+    assert [line["retry_s"] for line in logged] == [30, 60, 120, 240, 480, 960, 1920]
+    assert {(line["subject"], str(line["reason"])) for line in logged} == {
+        ("parked", reason),
+        ("zendesk_credentials", reason),
+    }
+    run_for(alerts, clock, 24 * 3600)
+    assert webhook.tried in (31, 32)  # then once an hour
+
+
+def test_a_webhook_that_works_again_gets_everything_and_starts_afresh(
+    inbox: Inbox, alerts: Alerts, webhook: Webhook, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    park(inbox)
+    move_gate(inbox, UNAUTHORISED, "Zendesk answered 401")
+    webhook.answer = 500
+    run_for(alerts, clock, 200)
+    webhook.answer = 204
+    run_for(alerts, clock, 15)
+    assert len(webhook.taken) == 2
+    webhook.answer = 500
+    inbox.retry([1])
+    alerts.step()
+    failures = [record.__dict__["fields"]["retry_s"] for record in caplog.records if record.message == "alert_failed"]
+    assert failures[-1] == FIRST_RETRY_S < failures[-2]
+
+
+@pytest.mark.parametrize(
+    ("retry_after_s", "wait_s"), [(1, FIRST_RETRY_S), (600, 600), (2 * LONGEST_RETRY_S, 7200), (10**8, LONGEST_PAUSE_S)]
+)
+def test_a_webhook_that_asks_for_a_pause_gets_it(
+    retry_after_s: float, wait_s: float, inbox: Inbox, alerts: Alerts, webhook: Webhook, clock: Clock
+) -> None:
+    park(inbox)
+    webhook.answer, webhook.retry_after = 429, f"{retry_after_s:.0f}"
+    alerts.step()
+    clock.advance(wait_s - 1)
+    alerts.step()
+    assert webhook.tried == 1
+    clock.advance(1)
+    alerts.step()
+    assert webhook.tried == 2
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_a_webhook_that_is_gone_is_not_called_again_until_a_restart(
+    status: int,
+    inbox: Inbox,
+    alerts: Alerts,
+    new_alerts: NewAlerts,
+    webhook: Webhook,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    park(inbox)
+    webhook.answer = status
+    run_for(alerts, clock, 24 * 3600)
+    assert webhook.tried == 1
+    assert fields_of(caplog, "alerts_off") == {
+        "level": logging.ERROR,
+        "reason": f"ALERT_WEBHOOK_URL answered {status}: no alert is sent any more; make a new webhook, "
+        "set ALERT_WEBHOOK_URL and restart the service",
+    }
+    webhook.answer = 200
+    new_alerts().step()
+    assert len(webhook.taken) == 1
+
+
+def test_a_message_that_was_never_sent_is_not_taken_back(
+    inbox: Inbox, alerts: Alerts, webhook: Webhook, clock: Clock
+) -> None:
+    park(inbox)
+    webhook.answer = 500
+    alerts.step()
+    inbox.retry([1])
+    webhook.answer = 200
+    run_for(alerts, clock, 60)
+    assert webhook.taken == []
+
+
+def test_a_text_that_the_webhook_refuses_does_not_stop_the_others(
+    inbox: Inbox, new_alerts: NewAlerts, webhook: Webhook, clock: Clock
+) -> None:
+    def picky(url: str, text: str) -> Answer:
+        return Answer(400) if "attention" in text else webhook(url, text)
+
+    park(inbox)
+    move_gate(inbox, UNAUTHORISED, "Zendesk answered 401")
+    run_for(new_alerts(picky), clock, 40)
+    assert len(webhook.taken) == 1 and "401" in webhook.taken[0]
+
+
+def test_a_database_that_is_down_is_left_to_the_loop(
+    config: Config, nowhere: tuple[Inbox, Facts], webhook: Webhook
+) -> None:
+    with pytest.raises(DatabaseUnavailable):
+        Alerts(config, *nowhere, ["zendesk"], webhook).step()
+
+
+# Over the wire
+
+
+@dataclass
+class Slack:
+    """A webhook on a real port. While `hangs` is set no answer leaves; `status` None drops the connection."""
+
+    status: int | None = 200
+    location: str = ""
+    hangs: threading.Event = field(default_factory=threading.Event)
+    reached: threading.Event = field(default_factory=threading.Event)
+    bodies: list[Any] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
+
+    def app(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        self.requests.append(environ)
+        self.bodies.append(json.loads(environ["wsgi.input"].read() or b"null"))
+        self.reached.set()
+        for _ in range(2000):
+            if not self.hangs.is_set():
+                break
+            threading.Event().wait(0.01)
+        if self.status is None:
+            raise Dropped
+        headers = [("Location", self.location)] if self.location else []
+        start_response(f"{self.status} Status", [*headers, ("Content-Type", "text/plain")])
+        return [b"ok"]
+
+
+@pytest.fixture
+def slack() -> Iterator[Slack]:
+    fake = Slack()
+    with Server(fake.app) as server:
+        fake.url = f"{server.url}/services/made-up-webhook"  # type: ignore[attr-defined]
+        yield fake
+        fake.hangs.clear()
+
+
+@pytest.fixture
+def over_the_wire(new_alerts: NewAlerts, slack: Slack) -> Alerts:
+    return new_alerts(post_text, alert_url=slack.url)  # type: ignore[attr-defined]
+
+
+def test_the_message_is_slacks_json_and_nothing_else(inbox: Inbox, over_the_wire: Alerts, slack: Slack) -> None:
+    park(inbox)
+    over_the_wire.step()
+    [body], [request] = slack.bodies, slack.requests
+    assert set(body) == {"text"} and "1 post needs attention" in body["text"]
+    assert (request["REQUEST_METHOD"], request["CONTENT_TYPE"]) == ("POST", "application/json")
+    assert not [value for value in request.values() if TOKEN in str(value) or "made-up-khoros" in str(value)]
+
+
+def test_no_redirect_is_followed(
+    inbox: Inbox, over_the_wire: Alerts, slack: Slack, caplog: pytest.LogCaptureFixture
+) -> None:
+    park(inbox)
+    slack.status, slack.location = 307, "/elsewhere"
+    over_the_wire.step()
+    assert [request["PATH_INFO"] for request in slack.requests] == ["/services/made-up-webhook"]
+    assert str(fields_of(caplog, "alert_failed")["reason"]) == "ALERT_WEBHOOK_URL answered 307"
+
+
+def test_a_webhook_that_drops_the_connection_or_is_not_there_raises_nothing(
+    inbox: Inbox,
+    new_alerts: NewAlerts,
+    over_the_wire: Alerts,
+    slack: Slack,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    park(inbox)
+    slack.status = None
+    over_the_wire.step()
+    assert str(fields_of(caplog, "alert_failed")["reason"]) == "127.0.0.1 gave no answer (ConnectionError)"
+    new_alerts(post_text, alert_url="http://127.0.0.1:9/made-up-webhook").step()
+    slack.status = 200
+    clock.advance(FIRST_RETRY_S)
+    over_the_wire.step()
+    assert events(caplog, "alert_failed", "alerted") == ["alert_failed", "alert_failed", "alerted"]
+
+
+def test_deliveries_go_on_while_the_webhook_hangs(
+    new_app: Callable[[Settings], Flask], database_url: str, zendesk: FakeZendesk, slack: Slack
+) -> None:
+    urls = {"alert_url": slack.url, "zendesk_url": zendesk.url}  # type: ignore[attr-defined]
+    app = new_app(new_settings(database_url=database_url, **urls))
+    relay = relay_of(app)
+    relay.inbox.accept([NewItem("", "unreadable:1", "", {"unreadable": 1}, reason="no eventName")])
+    slack.hangs.set()
+    relay.deliveries["zendesk"].start()
+    relay.retention.loop.start()
+    try:
+        assert slack.reached.wait(10)
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        answer = app.test_client().post("/notifications", json=notification("e1", "twitter:1"), headers=headers)
+        assert answer.status_code == 202
+        wait_for(lambda: relay.records.by_state()["delivered"] == 1)
+        assert slack.hangs.is_set() and len(slack.bodies) == 1
+        slack.hangs.clear()
+        wait_for(lambda: relay.facts.recall("alerts"))
+    finally:
+        slack.hangs.clear()
+        relay.retention.loop.stop()
+        relay.deliveries["zendesk"].stop(10)
+    assert [ticket.external_id for ticket in zendesk.tickets] == ["twitter:1"]

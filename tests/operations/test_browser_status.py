@@ -1,0 +1,124 @@
+"""The status page in a real browser, served by the real relay: login, search and retry, at both ends of the widths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+from browser import PATIENCE_MS, opened, serious_faults
+from conftest import wait_for
+from playwright.sync_api import Browser, Page, expect
+
+from sandbox.__main__ import LABEL, Demo, start
+
+WIDTHS = (360, 1280)
+EVIL_ID = "twitter:<img src=x onerror=alert(1)>'\"&"
+EVIL_TEXT = "<script>alert(1)</script> my secret complaint"
+
+expect.set_options(timeout=PATIENCE_MS)
+both_widths = pytest.mark.parametrize("width", WIDTHS)
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Demo]:
+    """The demo, with one post delivered and one that carries markup, parked."""
+    with ExitStack() as stack:
+        demo = start(stack, any_port=True, echo=None)
+        wait_for(lambda: demo.khoros.subscriptions)
+        demo.khoros.label(next(iter(demo.khoros.posts)), LABEL)
+        wait_for(lambda: demo.zendesk.tickets)
+        park(demo, EVIL_ID)
+        yield demo
+        demo.relay.kill()
+
+
+def park(demo: Demo, post_id: str) -> None:
+    """Has Zendesk refuse a post with this id."""
+    [made] = demo.khoros.add_posts(1)
+    with demo.khoros._lock:
+        demo.khoros._posts[post_id] = {**demo.khoros._posts.pop(made), "entityId": post_id, "text": EVIL_TEXT}
+    demo.zendesk.faults.fail(1, 422, path="/api/v2/tickets", method="POST")
+    lines = len(demo.relay.output)
+    demo.khoros.label(post_id, LABEL)
+    demo.relay.wait_for_line("event=parked", after=lines)
+
+
+@contextmanager
+def logged_in(browser: Browser, demo: Demo, width: int, path: str = "/status", **context: Any) -> Iterator[Page]:
+    credentials = {"username": "anyone", "password": demo.relay.env["STATUS_PASSWORD"]}
+    with opened(browser, demo.relay.url + path, width, http_credentials=credentials, **context) as page:
+        yield page
+
+
+def test_the_browser_asks_for_the_password_and_shows_nothing_without_it(browser: Browser, demo: Demo) -> None:
+    window = browser.new_context(http_credentials={"username": "anyone", "password": "a-guess"})
+    page = window.new_page()
+    answer = page.goto(f"{demo.relay.url}/status")
+    assert answer is not None and answer.status == 401
+    assert "waiting" not in page.content() and "twitter" not in page.content()
+    window.close()
+
+
+@both_widths
+def test_a_parked_post_is_found_and_sent_again(browser: Browser, demo: Demo, width: int) -> None:
+    post_id = f"twitter:retry-{width}"
+    park(demo, post_id)
+    with logged_in(browser, demo, width) as page:
+        page.get_by_label("Event uuid, post id or ticket number").fill(post_id)
+        page.keyboard.press("Enter")
+        row = page.locator("tbody tr")
+        expect(row).to_have_count(1)
+        expect(row.locator(".chip")).to_have_text("needs attention")
+        row.get_by_role("button", name="Send again").click()
+        expect(page.get_by_role("status")).to_contain_text("was put back")
+        wait_for(lambda: post_id in {ticket.external_id for ticket in demo.zendesk.tickets})
+        ticket = next(ticket for ticket in demo.zendesk.tickets if ticket.external_id == post_id)
+        page.get_by_label("Event uuid, post id or ticket number").fill(str(ticket.id))
+        page.get_by_role("button", name="Search").click()
+        expect(page.locator("tbody tr .chip")).to_have_text("delivered")
+        link = page.get_by_role("link", name=f"#{ticket.id}")
+        expect(link).to_have_attribute("href", f"{demo.relay.env['ZENDESK_API_URL']}/agent/tickets/{ticket.id}")
+
+
+@both_widths
+def test_nothing_found_leads_back_to_the_latest(browser: Browser, demo: Demo, width: int) -> None:
+    with logged_in(browser, demo, width, "/status?q=nobody") as page:
+        expect(page.locator("main")).to_contain_text("No item has this event uuid, post id or ticket number.")
+        page.get_by_role("link", name="Show the latest").click()
+        expect(page.locator("tbody tr").first).to_be_visible()
+
+
+@both_widths
+def test_markup_from_outside_stays_text_and_no_customers_words_are_shown(
+    browser: Browser, demo: Demo, width: int
+) -> None:
+    with logged_in(browser, demo, width) as page:
+        expect(page.locator("tbody")).to_contain_text(EVIL_ID)
+        assert page.locator("main img, main script").count() == 0
+        assert "my secret complaint" not in page.content()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@both_widths
+def test_axe_finds_no_serious_fault(browser: Browser, demo: Demo, width: int, scheme: str) -> None:
+    with logged_in(browser, demo, width, color_scheme=scheme, bypass_csp=True) as page:
+        expect(page.locator(".plot .delivered")).not_to_have_count(0)
+        assert serious_faults(page) == []
+
+
+def test_the_keyboard_alone_searches_and_sends_again(browser: Browser, demo: Demo) -> None:
+    park(demo, "twitter:keys")
+    with logged_in(browser, demo, 1280, "/status?q=twitter:keys") as page:
+        for _ in range(20):
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.innerText") == "Send again":
+                break
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("status")).to_contain_text("was put back")
+
+
+def test_the_pages_own_style_is_not_blocked_by_its_policy(browser: Browser, demo: Demo) -> None:
+    with logged_in(browser, demo, 1280) as page:
+        assert page.evaluate("getComputedStyle(document.querySelector('.plot .delivered')).fill") != "rgb(0, 0, 0)"

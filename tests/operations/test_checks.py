@@ -1,0 +1,406 @@
+"""What `flask --app app check` finds on a healthy deploy and on each broken one, and what it says to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import responses
+from conftest import TOKEN, new_item, new_settings, new_subscriber, relay_of
+from flask import Flask
+
+from app import Settings
+from config import Config
+from inbox.database import Database
+from inbox.inbox import Inbox
+from operations import checks
+from operations.checks import NOTED, PASSED, PROBLEM, TEST_POST, Check, advice
+from sandbox.khoros import FakeKhoros
+from sandbox.relay import free_port
+from sandbox.server import Server
+from sandbox.zendesk import FakeZendesk
+
+pytestmark = pytest.mark.usefixtures("clean_log")
+
+DATABASE, TOKEN_CHECK, SUBSCRIPTION = "database", "Khoros access token", "Khoros subscription"
+LABEL, ADDRESS, ZENDESK = "Khoros label", "public address", "Zendesk credential"
+NOT_ALLOWED = "Company 123 does not allow the application made-up-client"
+API_TOKEN: dict[str, Any] = {
+    "client_id": "",
+    "client_secret": "",
+    "user_email": "agent@acme.example",
+    "api_token": "made-up-api-token",
+}
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'relay.db'}"
+
+
+NewApp = Callable[..., Flask]
+
+
+@pytest.fixture
+def settings(database_url: str, khoros: FakeKhoros, zendesk: FakeZendesk) -> Settings:
+    return new_settings(
+        database_url=database_url,
+        khoros_url=khoros.url,  # type: ignore[attr-defined]  # the fixture gives the fake its address
+        zendesk_url=zendesk.url,  # type: ignore[attr-defined]  # the same
+        public_url=f"http://127.0.0.1:{free_port()}",
+        catch_up_s=0.0,
+    )
+
+
+@pytest.fixture
+def changed(settings: Settings, new_app: Callable[[Settings], Flask]) -> NewApp:
+    """Makes an app with other settings: those of every process, or Zendesk's."""
+
+    def make(**changes: Any) -> Flask:
+        account = {name: changes.pop(name) for name in list(changes) if hasattr(settings.zendesk, name)}
+        return new_app(Settings(replace(settings.config, **changes), replace(settings.zendesk, **account)))
+
+    return make
+
+
+@pytest.fixture
+def service(app: Flask, config: Config, database: Database) -> Iterator[Server]:
+    """The service under its public address, subscribed."""
+    with Server(app, int(config.public_url.rpartition(":")[2])) as server:
+        new_subscriber(config, database).step()
+        yield server
+
+
+def found(app: Flask, name: str) -> Check:
+    [check] = [check for check in checks.run_checks(relay_of(app)) if check.name == name]
+    return check
+
+
+def test_a_healthy_deploy_is_well_and_only_its_label_is_still_to_be_seen(service: Server, app: Flask) -> None:
+    result = app.test_cli_runner().invoke(args=["check", "--json"])
+    told = {check["name"]: check["result"] for check in json.loads(result.stdout)}
+    well = dict.fromkeys((DATABASE, TOKEN_CHECK, SUBSCRIPTION, LABEL, ADDRESS, ZENDESK), PASSED)
+    assert (told, result.exit_code) == (well | {LABEL: NOTED}, 0)
+    assert TOKEN not in result.output
+
+
+def test_the_lines_fit_a_terminal_and_the_last_one_names_what_is_not_well(
+    service: Server, app: Flask, khoros: FakeKhoros
+) -> None:
+    khoros.faults.html(9)
+    result = app.test_cli_runner().invoke(args=["check"])
+    assert max(map(len, result.stdout.splitlines())) <= 80 and result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == f"Error: not well: {TOKEN_CHECK}, {SUBSCRIPTION}"
+    assert "-> Sign in to Khoros as the relay's user" in result.stdout
+
+
+# Khoros
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said", "to_do"),
+    [
+        (lambda k: k.faults.outage(503), "Khoros answered 503", "Try again in a minute"),
+        (lambda k: k.faults.reset(9), "127.0.0.1 gave no answer (ConnectionError)", "Does it run?"),
+        (lambda k: k.faults.outage(401), "refuses SPREDFAST_API_TOKEN", "Copy the access token again"),
+        (lambda k: k.faults.html(9), "Developer Inactive", "get a new access token"),
+        (
+            lambda k: k.faults.outage(403, body={"status": {"error": {"message": NOT_ALLOWED}, "succeeded": False}}),
+            "does not allow this application",
+            "ask Khoros support",
+        ),
+        (lambda k: k.faults.outage(586, body="<html>"), "KHOROS_API_URL", "Correct KHOROS_API_URL"),
+        (lambda k: k.faults.outage(404, body="<html>"), "Khoros answered 404", "Correct KHOROS_API_URL"),
+        (lambda k: k.faults.outage(200, body="<html>"), "a web page instead", "Correct KHOROS_API_URL"),
+    ],
+    ids=["down", "reset", "401", "Developer Inactive", "company not allowed", "586", "404", "web page"],
+)
+@pytest.mark.parametrize("name", [TOKEN_CHECK, SUBSCRIPTION])
+def test_a_khoros_that_fails(
+    name: str, break_it: Callable[[FakeKhoros], None], said: str, to_do: str, app: Flask, khoros: FakeKhoros
+) -> None:
+    break_it(khoros)
+    check = found(app, name)
+    assert check.result == PROBLEM and said in check.found and to_do in check.to_do
+
+
+@pytest.mark.parametrize(
+    ("companies", "result", "said"),
+    [
+        ([{"id": 123}, {"id": 7}], PASSED, "sees company 123"),
+        ([{"id": 7}, {"id": 8}], PROBLEM, "it does not see company 123, but 7, 8"),
+        ([], PASSED, "may see any company"),
+        ("all", PASSED, "may see any company"),
+    ],
+    ids=["seen", "others", "none listed", "no list"],
+)
+def test_the_company_is_looked_for_among_those_the_token_sees(
+    companies: object, result: str, said: str, app: Flask, khoros: FakeKhoros
+) -> None:
+    khoros.faults.outage(200, path="/v2/whoami", body={"data": {"id": 5, "companies": companies}})
+    check = found(app, TOKEN_CHECK)
+    assert check.result == result and said in check.found
+    assert check.to_do.startswith("Correct SPREDFAST_COMPANY_ID" if result == PROBLEM else "")
+
+
+def listed(**changes: Any) -> dict[str, Any]:
+    return {
+        "uuid": "s-1",
+        "externalId": "send-to-zendesk",
+        "companyId": 123,
+        "eventName": "stream-item-label-applied",
+        "notificationUri": "https://relay.example/notifications",
+        "query": "CreateCase",
+        "status": "ACTIVE",
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("held", "changes", "said", "to_do"),
+    [
+        ([], {}, "has none named send-to-zendesk", "start it"),
+        ([listed(companyId=7), listed(externalId="other")], {}, "has none named", "start it"),
+        ([listed(), listed(uuid="s-2")], {}, "2 have our name: s-1 s-2", "subscription delete; then: subscription res"),
+        ([listed(status="PAUSED")], {}, "s-1 is PAUSED", "subscription resume"),
+        ([listed(status="DISABLED")], {}, "s-1 is DISABLED", "subscription resume"),
+        ([listed(query="Other")], {}, "label Other", "Restart the service"),
+        ([listed(query=None)], {}, "label any", "Restart the service"),
+        ([listed(eventName="rule-applied")], {}, "is about rule-applied, label CreateCase", "Restart the service"),
+        ([listed(notificationUri="https://x.example/n")], {}, "posts to https://x.example/n instead of", "Restart"),
+        ([listed(notificationUri=None)], {}, "posts to nowhere instead of https://relay.example/n", "Restart"),
+        ([listed()], {"polling": True}, "instead of nowhere", "Restart"),
+    ],
+    ids=[
+        *("missing", "others'", "doubled", "paused", "disabled", "other label", "no label", "other event"),
+        *("other address", "no address", "pushed though polling"),
+    ],
+)
+def test_a_subscription_that_is_not_as_it_should_be(
+    held: list[dict[str, Any]],
+    changes: dict[str, Any],
+    said: str,
+    to_do: str,
+    khoros: FakeKhoros,
+    changed: NewApp,
+) -> None:
+    app = changed(public_url="https://relay.example", **changes)
+    khoros.faults.outage(200, path="/v2/events/subscription", body={"data": held})
+    check = found_subscription(app)
+    assert check[0] == PROBLEM and said in check[1] and to_do in check[2]
+
+
+@pytest.mark.parametrize(
+    ("held", "changes"),
+    [
+        (listed(), {"public_url": "https://relay.example"}),
+        (listed(status=None), {"public_url": "https://relay.example"}),
+        (listed(), {"public_url": ""}),
+        (listed(notificationUri=None), {"polling": True}),
+    ],
+    ids=["pushed", "no status said", "address unknown", "polled"],
+)
+def test_a_subscription_as_it_should_be(
+    held: dict[str, Any],
+    changes: dict[str, Any],
+    khoros: FakeKhoros,
+    changed: NewApp,
+) -> None:
+    khoros.faults.outage(200, path="/v2/events/subscription", body={"data": [held]})
+    assert found_subscription(changed(**changes)) == (PASSED, "s-1, active, label CreateCase")
+
+
+def found_subscription(app: Flask) -> tuple[str, ...]:
+    return checks.check_subscription(relay_of(app))
+
+
+def test_a_subscription_deleted_by_command_is_told_from_one_never_made(app: Flask) -> None:
+    relay_of(app).subscriber.retire()
+    assert "deleted by command" in found_subscription(app)[2]
+
+
+def test_a_label_counts_as_seen_when_a_post_came_in_that_is_no_test(app: Flask, inbox: Inbox) -> None:
+    inbox.accept([new_item(post=f"{TEST_POST}1")])
+    unseen = found(app, LABEL)
+    assert unseen.result == NOTED and "letter by letter" in unseen.to_do
+    inbox.accept([new_item("event-2")])
+    assert found(app, LABEL).result == PASSED
+
+
+# The public address
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "to_do"),
+    [
+        ({"status": 200, "body": "<html>Welcome</html>"}, "answered 200 instead of 202", "Another program answers"),
+        ({"status": 404}, "answered 404", "Another program answers"),
+        ({"status": 301, "headers": {"Location": "https://else.example/"}}, "answered 301", "Another program answers"),
+        ({"status": 503}, "answered 503", "look at its log"),
+        ({"status": 401}, "refuses our token", "another NOTIFICATION_BEARER_TOKEN"),
+        (
+            {"body": requests.ConnectionError()},
+            "gave no answer (ConnectionError)",
+            "Does it run? Check the address",
+        ),
+        ({"body": requests.exceptions.SSLError()}, "gave no answer (SSLError)", "valid certificate"),
+    ],
+    ids=["HTML", "404", "redirect", "ill", "other token", "nobody", "certificate"],
+)
+def test_a_public_address_that_is_not_ours(answer: dict[str, Any], said: str, to_do: str, changed: NewApp) -> None:
+    app = changed(public_url="https://relay.example")
+    with responses.RequestsMock() as web:
+        web.post("https://relay.example/notifications", **answer)
+        check = found(app, ADDRESS)
+    assert check.result == PROBLEM and said in check.found and to_do in check.to_do
+
+
+def test_a_service_that_runs_with_another_token_is_recognised(service: Server, config: Config, changed: NewApp) -> None:
+    app = changed(bearer_tokens=("another-made-up-token",))
+    assert checks.check_public_address(relay_of(app))[1] == f"{config.public_url} answers, but refuses our token"
+
+
+def test_an_address_that_nobody_knows_and_one_that_nobody_needs(changed: NewApp) -> None:
+    unknown = found(changed(public_url=""), ADDRESS)
+    assert unknown.result == PROBLEM and "Set PUBLIC_URL" in unknown.to_do
+    unneeded = checks.check_public_address(relay_of(changed(public_url="", polling=True)))
+    assert unneeded == (PASSED, "not needed: the service polls")
+
+
+# Zendesk
+
+
+@pytest.mark.parametrize(
+    ("break_it", "changes", "said", "to_do"),
+    [
+        (lambda z: z.faults.outage(503), {}, "Zendesk answered 503", "Try again in a minute"),
+        (lambda z: z.faults.outage(429, path="/api"), {}, "Zendesk answered 429", "wait a minute"),
+        (lambda z: z.faults.reset(9), {}, "gave no answer", "Does it run?"),
+        (
+            lambda z: None,
+            {"client_secret": "another-made-up-secret"},
+            "answered 401 to ZENDESK_CLIENT",
+            "Copy Identifier",
+        ),
+        (lambda z: z.faults.outage(403, path="/api/v2/tickets"), {}, "403 Forbidden", "their agent may create"),
+        (lambda z: z.faults.outage(301), {}, "a redirect", "Correct ZENDESK_API_URL"),
+        (lambda z: z.faults.outage(200, body="<html>"), {}, "not JSON", "Correct ZENDESK_API_URL"),
+        (lambda z: z.faults.outage(404, body="<html>"), {}, "answered 404", "Correct ZENDESK_API_URL"),
+        (lambda z: z.faults.outage(404, body="<html>"), API_TOKEN, "answered 404", "Correct ZENDESK_API_URL"),
+        (
+            lambda z: None,
+            API_TOKEN | {"api_token": "another-token"},
+            "refuses our credentials",
+            "Check the Zendesk cred",
+        ),
+        (
+            lambda z: z.faults.outage(201, path="/oauth", body={"access_token": "made-up", "scope": "ticket:read"}),
+            {},
+            "lacks the scope tickets:read tickets:write",
+            "Give the OAuth client the scopes",
+        ),
+        (
+            lambda z: z.faults.outage(200, path="/api/v2/users/me", body={"user": {"id": None, "role": "end-user"}}),
+            {},
+            "takes us for an anonymous user",
+            "Use the credentials of an agent",
+        ),
+        (
+            lambda z: z.faults.outage(200, path="/api/v2/users/me", body={"user": {"id": 7, "role": "end-user"}}),
+            {},
+            "takes us for an end-user",
+            "Use the credentials of an agent",
+        ),
+        (lambda z: z.faults.outage(503, path="/api/v2/users/me"), {}, "Zendesk answered 503", "Try again"),
+    ],
+    ids=[
+        *("down", "limited", "reset", "wrong secret", "no rights", "redirect", "web page", "wrong address"),
+        *(
+            "wrong address, API token",
+            "wrong API token",
+            "wrong scope",
+            "Anonymous user",
+            "end user",
+            "down in between",
+        ),
+    ],
+)
+def test_a_zendesk_that_fails(
+    break_it: Callable[[FakeZendesk], None],
+    changes: dict[str, Any],
+    said: str,
+    to_do: str,
+    zendesk: FakeZendesk,
+    changed: NewApp,
+) -> None:
+    break_it(zendesk)
+    check = found(changed(**changes), ZENDESK)
+    assert check.result == PROBLEM and said in check.found and to_do in check.to_do
+
+
+def test_an_api_token_works_and_its_end_is_told(changed: NewApp) -> None:
+    check = found(changed(**API_TOKEN), ZENDESK)
+    assert check.result == NOTED and check.found == "an API token of an agent" and "2027-04-30" in check.to_do
+
+
+def test_an_oauth_client_is_named_with_its_scopes_and_with_its_role_when_zendesk_says_it(
+    settings: Settings, changed: NewApp
+) -> None:
+    assert found(changed(), ZENDESK).found == "an OAuth client, granted tickets:read tickets:write"
+    app, url = changed(), settings.zendesk.url
+    with responses.RequestsMock() as web:
+        web.post(f"{url}/oauth/tokens", json={"access_token": "made-up"})
+        web.get(f"{url}/api/v2/tickets", json={"tickets": []})
+        web.get(f"{url}/api/v2/users/me", json={"user": {"id": 1, "role": "admin"}})
+        [destination] = relay_of(app).destinations
+        assert checks.check_destination(destination)[1].startswith("an OAuth client of an admin, granted ")
+
+
+# The database
+
+
+def test_a_database_out_of_reach_is_said_at_each_check_that_needs_it_and_the_others_are_made(
+    service: Server, config: Config, changed: NewApp
+) -> None:
+    app = changed(database_url="sqlite:////nowhere/at/all/relay.db")
+    results = {check.name: check for check in checks.run_checks(relay_of(app))}
+    failed = [name for name, check in results.items() if check.result == PROBLEM]
+    assert failed == [DATABASE, LABEL] and results[DATABASE].to_do.startswith("DATABASE_URL must lead into")
+
+
+def test_a_database_of_a_later_release_is_recognised(app: Flask, database: Database) -> None:
+    with database.transaction() as db:
+        db.change("UPDATE schema_version SET version = 99")
+    check = found(app, DATABASE)
+    assert check.result == PROBLEM and "later release" in check.found and check.to_do == "deploy that one again"
+
+
+def test_what_is_parked_is_pointed_at(app: Flask, inbox: Inbox) -> None:
+    inbox.accept([new_item(reason="it cannot be read")])
+    check = found(app, DATABASE)
+    assert (check.result, "1 parked" in check.found, "inbox list" in check.to_do) == (NOTED, True, True)
+
+
+def test_sqlite_on_a_dyno_is_warned_of(changed: NewApp) -> None:
+    check = found(changed(on_dyno=True), DATABASE)
+    assert check.result == NOTED and "heroku-postgresql" in check.to_do
+
+
+def test_postgresql_is_named(emptied: Callable[[], str], changed: NewApp) -> None:
+    url = emptied().replace("postgres://", "postgresql://")
+    assert found(changed(database_url=url), DATABASE).found.startswith("PostgreSQL, writable; 0 del")
+
+
+def test_postgresql_out_of_reach_is_said_with_what_to_look_at(changed: NewApp) -> None:
+    check = found(changed(database_url="postgresql://u:made-up@127.0.0.1:9/x"), DATABASE)
+    assert check.result == PROBLEM and "Connection refused" in check.found and "made-up" not in check.found
+    assert check.to_do == "check DATABASE_URL, and that the database is up"
+
+
+def test_an_error_nobody_foresaw_has_some_advice() -> None:
+    assert advice("Zendesk answered 500").startswith("Try again in a minute")
