@@ -1,216 +1,146 @@
-"""Measures every figure of the README beside the peer, and prints them as a table: median (lowest to highest).
+"""Measures the relay beside an earlier release and beside the peer, in turn, and prints a table: see README.md.
 
-.venv/bin/python benchmarks/figures.py                   # everything, three runs
-.venv/bin/python benchmarks/figures.py --quick           # everything in small, to see that it works
-.venv/bin/python benchmarks/figures.py --only acks open  # some of it; see ROWS
+.venv/bin/python benchmarks/figures.py --before /tmp/earlier            # everything, three runs
+.venv/bin/python benchmarks/figures.py --before /tmp/earlier --quick    # small amounts and one run
+.venv/bin/python benchmarks/figures.py --only open crisis --runs 5      # some parts, without an earlier release
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
-import load
-from sides import Fakes, Side, fakes, peer, relay
-from stores import NewStore, claims_ms, fill, stores
+from code_lines import product_code
+from measurements import LIMIT, Bench, acks, burst, crisis, drain, full, idle, saturated, saturated_hung, start
+from report import BEFORE, NOW, PEER, Column, Goal, Report
+from sides import HERE, fakes
+from stores import KINDS, stores
 
-from delivery import PARALLEL
-
-PEER = "peer"
-COLUMNS = ("SQLite", "PostgreSQL", PEER)
-
-
-@dataclass
-class Bench:
-    """The fakes, the stores, how much of everything, and what was measured so far."""
-
-    fakes: Fakes
-    stores: dict[str, NewStore]
-    quick: bool
-    found: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
-
-    def note(self, figure: str, column: str, value: float) -> None:
-        self.found[figure][column].append(value)
-        print(f"  {figure}: {column} {_short(value)}", flush=True)
-
-    def little_or(self, much: int, little: int) -> int:
-        return little if self.quick else much
-
-    @contextmanager
-    def side(self, column: str, workers: int = 1) -> Iterator[Side]:
-        """The peer, or the relay on a new store."""
-        self.fakes.set()
-        running = peer(self.fakes) if column == PEER else relay(self.fakes, self.stores[column](), workers)
-        with running as side:
-            time.sleep(1)  # subscribed, and the first look at Zendesk is over
-            yield side
-
-    def wait_for_tickets(self, count: int, timeout_s: float) -> float:
-        """The moment of the last of so many tickets, by time.perf_counter."""
-        end_at = time.perf_counter() + timeout_s
-        while (figures := self.fakes.figures())["tickets"] < count:
-            if time.perf_counter() > end_at:
-                raise RuntimeError(f"{figures['tickets']} of {count} tickets")
-            time.sleep(0.2)
-        return float(figures["last_ns"]) / 1e9
-
-
-def acks(bench: Bench) -> None:
-    """As many acknowledgements as go while Zendesk answers at once and the relay delivers, and the memory it takes."""
-    seconds, one = bench.little_or(10, 3), {}
-    for column in (PEER, "SQLite", "PostgreSQL"):
-        with bench.side(column) as side:
-            bench.note("start to first answer, s", column, side.started_in_s)
-            bench.note("memory idle, MB", column, side.rss_mb())
-            load.most_per_s(side, 2)
-            one[column] = load.most_per_s(side, seconds)
-            bench.note("memory under load, MB", column, side.rss_mb())
-        bench.note("acks/s", column, one[column])
-        bench.note("acks/s, ratio to the peer's", column, one[column] / one[PEER])
-    for column in ("SQLite", "PostgreSQL"):
-        with bench.side(column, workers=2) as side:
-            load.most_per_s(side, 2)
-            two = load.most_per_s(side, seconds)
-        bench.note("acks/s, two processes", column, two)
-        bench.note("acks/s, two processes, ratio to the peer's", column, two / one[PEER])
-
-
-def open_loop(bench: Bench) -> None:
-    """Acknowledgements at 300 a second, whatever Zendesk does. Without a Zendesk the peer acknowledges nothing."""
-    for mode, latency_ms, name in (("ok", 0, "0 ms"), ("ok", 250, "250 ms"), ("503", 0, "503"), ("hung", 0, "hung")):
-        for column in COLUMNS:
-            if column == PEER and mode != "ok":
-                continue
-            with bench.side(column) as side:
-                bench.fakes.set(mode, latency_ms=latency_ms)
-                took = steady_ms(side, bench.little_or(20, 4))
-            bench.note(f"ack at 300/s, Zendesk {name}: p50, ms", column, statistics.median(took))
-            bench.note(f"ack at 300/s, Zendesk {name}: p99, ms", column, _p99(took))
-
-
-def steady_ms(side: Side, seconds: float) -> list[float]:
-    """What each of 300 acknowledgements a second took, from when it was due."""
-    return [ack.took_ms for ack in load.open_loop(side, 300, seconds)[load.WARM_UP :]]
-
-
-def idle(bench: Bench) -> None:
-    """From the label to the request for a ticket, ten a second. Zendesk's own time comes after that."""
-    for column in ("SQLite", "PostgreSQL"):
-        with bench.side(column) as side:
-            acks = load.open_loop(side, 10, bench.little_or(40, 5))
-            bench.wait_for_tickets(len(acks), 30)
-            arrived = dict(bench.fakes.figures()["arrived"])
-        took = [(arrived[ack.post] / 1e9 - ack.due) * 1000 for ack in acks[load.WARM_UP :]]
-        bench.note("label to ticket, idle: p50, ms", column, statistics.median(took))
-        bench.note("label to ticket, idle: p99, ms", column, _p99(took))
-
-
-def burst(bench: Bench) -> None:
-    """1,000 events within two seconds at a limit of 700 calls a minute."""
-    count = bench.little_or(1000, 100)
-    for column in COLUMNS:
-        with bench.side(column) as side:
-            bench.fakes.set(per_minute=bench.little_or(700, 200))
-            started = time.perf_counter()
-            if column == PEER:
-                tickets = _peers_tickets(bench, side, count)
-                bench.note("burst at 700/min: tickets of 1,000", column, tickets)
-                continue
-            load.open_loop(side, 500, count / 500)
-            took_s = bench.wait_for_tickets(count, 300) - started
-            figures = bench.fakes.figures()
-        bench.note("burst at 700/min: tickets of 1,000", column, figures["tickets"])
-        bench.note("burst at 700/min: seconds", column, took_s)
-        bench.note("burst at 700/min: calls answered 429, %", column, 100 * figures["limited"] / figures["calls"])
-
-
-def _peers_tickets(bench: Bench, side: Side, count: int) -> float:
-    try:
-        load.open_loop(side, 500, count / 500)
-    except RuntimeError:
-        time.sleep(1)  # it passes Zendesk's 429 on, and that is the end of the event
-    return float(bench.fakes.figures()["tickets"])
-
-
-def drain(bench: Bench) -> None:
-    """10,000 waiting, each call to Zendesk 200 ms, no limit."""
-    count, ideal_per_s = bench.little_or(10_000, 300), PARALLEL / 0.2
-    for column in ("SQLite", "PostgreSQL"):
-        url = bench.stores[column]()
-        fill(url, waiting=count)
-        bench.fakes.set(latency_ms=200)
-        with relay(bench.fakes, url) as side:
-            started, used_s = time.perf_counter(), side.cpu_s()
-            took_s = bench.wait_for_tickets(count, 600) - started
-            used_s = side.cpu_s() - used_s
-        bench.note(f"drain: tickets/s of an ideal {ideal_per_s:g}", column, count / took_s)
-        bench.note("drain: processor, % of one core", column, 100 * used_s / took_s)
-
-
-def full(bench: Bench) -> None:
-    """A store with a million delivered and 100,000 waiting rows beside one that is nearly empty. Zendesk is out."""
-    sizes = {"nearly empty": (0, 2000), "full": (bench.little_or(1_000_000, 20_000), bench.little_or(100_000, 5000))}
-    for column in ("SQLite", "PostgreSQL"):
-        for size, (delivered, waiting) in sizes.items():
-            url = bench.stores[column]()
-            fill(url, delivered=delivered, waiting=waiting)
-            bench.note(f"store {size}: claim of 8, p50, ms", column, statistics.median(claims_ms(url, 200)))
-            bench.fakes.set("503")
-            with relay(bench.fakes, url) as side:
-                bench.note(f"store {size}: start to first answer, s", column, side.started_in_s)
-                took = steady_ms(side, bench.little_or(20, 4))
-            bench.note(f"store {size}: ack at 300/s, p99, ms", column, _p99(took))
-
-
-ROWS: dict[str, Callable[[Bench], None]] = {
-    "acks": acks,
-    "open": open_loop,
-    "idle": idle,
-    "burst": burst,
-    "drain": drain,
-    "full": full,
+ANSWERS = ("50 ms", "250 ms", "503", "hung")
+GOALS = {
+    **{f"ack at 300/s, Zendesk {zendesk}: p50, ms": Goal(at_most=3, ratio=1.25) for zendesk in ANSWERS},
+    **{f"ack at 300/s, Zendesk {zendesk}: p99, ms": Goal(at_most=20, ratio=1.25) for zendesk in ANSWERS},
+    "10,000 labels in 60 s: acknowledged, %": Goal(at_least=100),
+    "10,000 labels in 60 s: ack p99, ms": Goal(at_most=50),
+    f"10,000 labels in 60 s: tickets/s meanwhile, {LIMIT}": Goal(at_least=144),
+    "processor time for each ack at 300/s, Zendesk hung, µs": Goal(ratio=1.0),
+    "processor time for each ack, saturated, Zendesk hung, µs": Goal(ratio=1.0),
+    "processor time for each ticket of a backlog, ms": Goal(ratio=0.6),
+    "label to ticket, idle: p50, ms": Goal(ratio=1.0),
+    "label to ticket, idle: p99, ms": Goal(ratio=1.0),
+    "worker's memory idle, MB": Goal(at_most=55),
+    "worker's memory under load, MB": Goal(at_most=80),
+    "start to first answer, s": Goal(ratio=1.2),
 }
 
 
-def _p99(values: list[float]) -> float:
-    return statistics.quantiles(values, n=100)[98]
+@dataclass(frozen=True)
+class Measurement:
+    """Something to measure on each relay in turn, and on the peer where it can do it."""
+
+    measure: Callable[[Bench, Column], None]
+    peer: bool = False
+    times: int = 1
 
 
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def _cell(values: list[float]) -> str:
-    if not values:
-        return "-"
-    return f"{_short(statistics.median(values))} ({_short(min(values))} to {_short(max(values))})"
-
-
-def table(found: dict[str, dict[str, list[float]]]) -> str:
-    """The figures as Markdown."""
-    lines = [f"| figure | {' | '.join(COLUMNS)} |", "|---|---|---|---|"]
-    lines += [f"| {name} | {' | '.join(_cell(of.get(c, [])) for c in COLUMNS)} |" for name, of in found.items()]
-    return "\n".join(lines)
+PARTS = {
+    "start": [Measurement(start, peer=True, times=5)],
+    "open": [
+        Measurement(partial(acks, zendesk=name, mode=mode, latency_ms=ms), peer=mode == "ok")
+        for name, mode, ms in (
+            ("0 ms", "ok", 0),
+            ("50 ms", "ok", 50),
+            ("250 ms", "ok", 250),
+            ("503", "503", 0),
+            ("hung", "hung", 0),
+        )
+    ],
+    "crisis": [Measurement(crisis)],
+    "processor": [Measurement(saturated_hung), Measurement(drain)],
+    "idle": [Measurement(idle, times=2)],
+    "saturated": [Measurement(saturated, peer=True)],
+    "burst": [Measurement(burst, peer=True)],
+    "full": [Measurement(full)],
+}
+EXTRA = {"burst", "full"}
+MOST_LINES, MOST_LINES_OF_A_FILE = 3000, 300
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small amounts and one run")
-    parser.add_argument("--runs", type=int, help="normally 3")
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--before", type=Path, help="a checkout of an earlier release that has a .venv of its own")
+    parser.add_argument("--now", type=Path, default=HERE.parent, help="normally the checkout that holds this file")
+    parser.add_argument("--runs", type=int, help="normally 3, with --quick 1")
+    parser.add_argument("--quick", action="store_true", help="small amounts, to see that everything works")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=[part for part in PARTS if part not in EXTRA])
+    parser.add_argument("--database", choices=KINDS, nargs="+", default=KINDS)
+    parser.add_argument("--no-peer", action="store_true", help="then neither wrk nor npm is needed for most parts")
+    parser.add_argument("--log", default=os.devnull, help="a file for the lines that the relays print")
     wanted = parser.parse_args()
-    with fakes() as both, stores() as kinds:
-        bench = Bench(both, kinds, wanted.quick)
-        for run in range(wanted.runs or (1 if wanted.quick else 3)):
-            for name in wanted.only:
-                print(f"run {run + 1}, {name}", flush=True)
-                ROWS[name](bench)
-    print(f"\n{table(bench.found)}")
+    sides = {BEFORE: wanted.before, NOW: wanted.now} if wanted.before else {NOW: wanted.now}
+    checkouts = {side: folder.resolve() for side, folder in sides.items()}
+    runs, report = wanted.runs or (1 if wanted.quick else 3), Report(GOALS)
+    with fakes() as services, stores() as databases:
+        bench = Bench(services, databases, checkouts, report, wanted.quick, wanted.log)
+        warm_up(bench)
+        try:
+            for run in range(runs):
+                for part in wanted.only:
+                    print(f"run {run + 1} of {runs}, {part}", flush=True)
+                    for measurement in PARTS[part]:
+                        one_measurement(bench, part, measurement, columns(wanted, run, measurement))
+        finally:
+            counted = "1 run" if runs == 1 else f"{runs} runs"
+            print(f"\n{counted} on {os.cpu_count()} processors. {sizes(checkouts)}\n\n{report.table()}")
+
+
+def warm_up(bench: Bench) -> None:
+    """Starts each relay once: Python compiles its files, and a relay that does not start ends everything here."""
+    for side in bench.checkouts:
+        for kind in KINDS:
+            try:
+                with bench.running(Column(kind, side)):
+                    pass
+            except RuntimeError as error:
+                sys.exit(f"{kind} {side}: {error}")
+
+
+def columns(wanted: argparse.Namespace, run: int, measurement: Measurement) -> list[Column]:
+    """The peer first, then the relays in turn; every second run begins with the other one."""
+    sides = [BEFORE, NOW] if wanted.before else [NOW]
+    relays = [Column(kind, side) for kind in wanted.database for side in (reversed(sides) if run % 2 else sides)]
+    return [PEER, *relays] if measurement.peer and not wanted.no_peer else relays
+
+
+def one_measurement(bench: Bench, part: str, measurement: Measurement, columns: list[Column]) -> None:
+    """A measurement that fails is noted, and the others go on."""
+    for _ in range(measurement.times):
+        for column in columns:
+            try:
+                measurement.measure(bench, column)
+            except Exception as error:
+                bench.report.fail(part, column, error)
+
+
+def sizes(checkouts: dict[str, Path]) -> str:
+    """Each checkout's commit and its lines of code."""
+    return " ".join(f"{side.capitalize()}: {_size(folder, side)}." for side, folder in checkouts.items())
+
+
+def _size(checkout: Path, side: str) -> str:
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, capture_output=True, text=True).stdout.strip() or str(checkout)  # noqa: S603
+    lines = product_code(checkout)
+    largest = max(lines, key=lines.__getitem__)
+    total, most = sum(lines.values()), lines[largest]
+    missed = " **missed**" if side == NOW and (total > MOST_LINES or most > MOST_LINES_OF_A_FILE) else ""
+    return f"{commit}, {total:,} lines of code in {len(lines)} files, {largest} has the most with {most}{missed}"
 
 
 if __name__ == "__main__":

@@ -1,22 +1,25 @@
-"""Who sends: wrk for as much as goes, and an open loop that does not wait for answers, in a process of its own."""
+"""Who sends: wrk for as much as possible, and an open loop that does not wait for answers."""
 
 from __future__ import annotations
 
+import gc
+import http.client
 import json
-import multiprocessing
 import select
 import socket
 import subprocess
 import time
 import uuid
 from collections import deque
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 
 from sides import COMPANY_ID, HERE, LABEL, TOKEN, Side
 
 CONNECTIONS = 50
-WARM_UP = 20  # of an open loop's first answers do not count
+MOST_UNANSWERED = 1000  # select takes 1,024 at most
 PATIENCE_S = 30.0
+WARM_UP = 20  # connections that are open when an open loop begins
 
 
 @dataclass(frozen=True)
@@ -26,54 +29,83 @@ class Ack:
     post: str
     due: float
     took_ms: float
+    accepted: bool
 
 
 @dataclass(eq=False)
 class _Connection:
     socket: socket.socket
     received: bytes = b""
-    asked: list[tuple[str, float]] = field(default_factory=list)
+    post: str = ""
+    due: float = 0.0
 
 
-def most_per_s(side: Side, seconds: int) -> float:
-    """As many acknowledgements a second as wrk gets from one thread and 50 connections."""
+def saturate(side: Side, seconds: int) -> int:
+    """Sends as much as wrk can over 50 connections, each notification once. Gives the number of
+    acknowledgements. Raises RuntimeError when one was refused."""
     url = f"http://127.0.0.1:{side.port}{side.path}"
     options = ["-t1", f"-c{CONNECTIONS}", f"-d{seconds}", "--timeout", "10s", "-s", str(HERE / "acks.lua"), url]
     command = ["wrk", *options, "--", TOKEN, LABEL, str(COMPANY_ID)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603 - our own command
+    try:
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603 - our own command
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        raise RuntimeError(f"wrk: {error}") from error
     figures = json.loads(output.splitlines()[-1])
     if figures["failed"]:
         raise RuntimeError(f"{figures['failed']} notifications were refused or not answered")
-    return float(figures["per_s"])
+    return int(figures["acks"])
 
 
-def open_loop(side: Side, per_s: float, seconds: float) -> list[Ack]:
-    """Notifications at a steady rate, whether the ones before are answered or not."""
-    with multiprocessing.get_context("spawn").Pool(1) as process:
-        return process.apply(_open_loop, (side, per_s, seconds))
+def open_loop(side: Side, per_s: float, count: int) -> list[Ack]:
+    """Sends notifications at a steady rate, whether earlier ones are answered or not. Raises RuntimeError when some are
+    still without an answer after 30 s."""
+    gc.collect()
+    gc.disable()  # its pauses would count as the relay's
+    try:
+        return _open_loop(side, per_s, count)
+    finally:
+        gc.enable()
 
 
-def _open_loop(side: Side, per_s: float, seconds: float) -> list[Ack]:
-    """select waits by the microsecond, so one thread keeps the time."""
-    idle = deque(_connect(side) for _ in range(WARM_UP))  # in turn, for the relay cuts those that never ask
+def first_ack(side: Side) -> float:
+    """Sends a notification again and again until one is acknowledged; gives the seconds this takes."""
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    begin = time.perf_counter()
+    while time.perf_counter() < begin + PATIENCE_S:
+        with closing(http.client.HTTPConnection("127.0.0.1", side.port, timeout=PATIENCE_S)) as connection:
+            connection.request("POST", side.path, notification("twitter:first"), headers)
+            if connection.getresponse().status < 300:
+                return time.perf_counter() - begin
+        time.sleep(0.005)
+    raise RuntimeError("no notification was acknowledged after the start")
+
+
+def _open_loop(side: Side, per_s: float, count: int) -> list[Ack]:
+    """One thread keeps the time: select waits by the microsecond."""
+    idle = deque(_connect(side) for _ in range(WARM_UP))  # used in turn: the relay cuts connections that send nothing
     busy: dict[socket.socket, _Connection] = {}
     acks: list[Ack] = []
-    begun, count, sent = time.perf_counter() + 0.1, int(per_s * seconds), 0
-    while len(acks) < count:
-        due = begun + sent / per_s
-        wait_s = min(max(0.0, due - time.perf_counter()), 1.0) if sent < count else 1.0
-        ready, _, _ = select.select(list(busy), [], [], wait_s)
-        for found in ready:
-            if ack := _answered(busy[found]):
-                acks.append(ack)
-                idle.append(busy.pop(found))
-        if sent < count and time.perf_counter() >= due:
-            connection = idle.popleft() if idle else _connect(side)
-            _ask(connection, side, due)
-            busy[connection.socket] = connection
-            sent += 1
-        if time.perf_counter() > begun + seconds + PATIENCE_S:
-            raise RuntimeError(f"{count - len(acks)} of {count} notifications were not answered")
+    begin, sent = time.perf_counter() + 0.1, 0
+    try:
+        while len(acks) < count:
+            due = begin + sent / per_s
+            wait_s = min(max(0.0, due - time.perf_counter()), 1.0) if sent < count else 1.0
+            ready, _, _ = select.select(list(busy), [], [], wait_s)
+            for found in ready:
+                if ack := _answer(busy[found]):
+                    acks.append(ack)
+                    connection = busy.pop(found)
+                    idle.append(connection if ack.accepted else _connect(side))
+            if sent < count and time.perf_counter() >= due:
+                connection = idle.popleft() if idle else _connect(side)
+                _ask(connection, side, due)
+                busy[connection.socket] = connection
+                sent += 1
+            if len(busy) > MOST_UNANSWERED or time.perf_counter() > begin + count / per_s + PATIENCE_S:
+                raise RuntimeError(f"{len(busy)} of {sent} notifications are without an answer")
+    finally:
+        for connection in [*idle, *busy.values()]:
+            connection.socket.close()
     return acks
 
 
@@ -84,25 +116,26 @@ def _connect(side: Side) -> _Connection:
 
 
 def _ask(connection: _Connection, side: Side, due: float) -> None:
-    post = f"twitter:{uuid.uuid4().hex}"
-    body = notification(post)
+    connection.post, connection.due, connection.received = f"twitter:{uuid.uuid4().hex}", due, b""
+    body = notification(connection.post)
     head = f"POST {side.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    connection.asked, connection.received = [(post, due)], b""
     connection.socket.sendall(head.encode() + body)
 
 
-def _answered(connection: _Connection) -> Ack | None:
-    piece = connection.socket.recv(65536)
+def _answer(connection: _Connection) -> Ack | None:
+    """The answer, when it is whole. A closed connection counts as a refusal."""
+    try:
+        piece = connection.socket.recv(65536)
+    except ConnectionError:
+        piece = b""
     connection.received += piece
     head, ended, body = connection.received.partition(b"\r\n\r\n")
     length = next((int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0)
     if piece and (not ended or len(body) < length):
         return None
-    if not head.startswith(b"HTTP/1.1 20"):
-        raise RuntimeError(f"answered {head[:30]!r}")
-    post, due = connection.asked.pop()
-    return Ack(post, due, (time.perf_counter() - due) * 1000)
+    took_ms = (time.perf_counter() - connection.due) * 1000
+    return Ack(connection.post, connection.due, took_ms, head.startswith(b"HTTP/1.1 20"))
 
 
 def notification(post: str) -> bytes:

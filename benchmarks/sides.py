@@ -1,10 +1,11 @@
-"""What is measured, each a process of its own: the relay under gunicorn, the peer on Express, the fakes they call."""
+"""What is measured, each a process of its own: a relay under gunicorn, the peer on Express, the fakes they call."""
 
 from __future__ import annotations
 
+import http.client
 import os
+import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,14 +16,10 @@ from typing import Any
 import requests
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-sys.path.insert(0, str(ROOT))
-
-from sandbox.relay import free_port  # noqa: E402 - the path comes first
-
 COMPANY_ID, LABEL, TOKEN = 123, "CreateCase", "made-up-bearer-token-for-measuring"
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_START_S = 60
 
 
 @dataclass(frozen=True)
@@ -32,14 +29,16 @@ class Fakes:
     url: str
 
     def set(self, mode: str = "ok", *, latency_ms: int = 0, per_minute: int = 0) -> None:
-        """How Zendesk behaves from now on ("ok", "503" or "hung"); counts anew."""
+        """How Zendesk behaves from now on ("ok", "503" or "hung"). Starts a new count, and the calls that
+        hang go on."""
         wanted = {"mode": mode, "latency_ms": latency_ms, "per_minute": per_minute}
         _call("POST", f"{self.url}/figures", json=wanted)
 
     def figures(self) -> dict[str, Any]:
-        """What came in since `set`: tickets, calls, limited, last_ns, and arrived as [external_id, ns] pairs."""
-        found: dict[str, Any] = _call("GET", f"{self.url}/figures").json()
-        return found
+        """What came in since `set`: tickets, calls, limited, first_ns, last_ns, and arrived as [external_id, ns] pairs;
+        now_ns is the time of the answer."""
+        answer: dict[str, Any] = _call("GET", f"{self.url}/figures").json()
+        return answer
 
 
 @dataclass(frozen=True)
@@ -63,26 +62,26 @@ class Side:
         return max(pages) * _PAGE_BYTES / 1e6
 
     def cpu_s(self) -> float:
-        """The processor time the workers have used, in seconds."""
-        fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split() for pid in self.workers)
+        """The processor time, user and system, of all its processes so far, in seconds."""
+        processes = {self.pid, *self.workers}
+        fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split() for pid in processes)
         return sum(int(field[11]) + int(field[12]) for field in fields) / _TICKS_PER_S
 
 
 @contextmanager
 def fakes() -> Iterator[Fakes]:
-    port = free_port()
-    with _process(["node", str(HERE / "fakes.js")], {"PORT": str(port)}, f"http://127.0.0.1:{port}/figures"):
+    port = _free_port()
+    with _process(["node", str(HERE / "fakes.js")], {"PORT": str(port)}, port, "/figures"):
         yield Fakes(f"http://127.0.0.1:{port}")
 
 
 @contextmanager
-def relay(fakes: Fakes, database_url: str, workers: int = 1) -> Iterator[Side]:
-    """The relay as `make run` starts it, subscribed and ready."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
+def relay(checkout: Path, fakes: Fakes, database_url: str, log: str = os.devnull) -> Iterator[Side]:
+    """The relay of a checkout, in the checkout's own virtual environment. Its lines are added to the file `log`."""
+    port = _free_port()
     env = {
         "PORT": str(port),
-        "WEB_CONCURRENCY": str(workers),
+        "WEB_CONCURRENCY": "1",
         "PYTHONUNBUFFERED": "1",
         "PYTHON_DOTENV_DISABLED": "1",
         "SPREDFAST_API_TOKEN": "made-up-khoros-token",
@@ -93,19 +92,19 @@ def relay(fakes: Fakes, database_url: str, workers: int = 1) -> Iterator[Side]:
         "ZENDESK_CLIENT_ID": "relay",
         "ZENDESK_CLIENT_SECRET": "made-up-client-secret",
         "NOTIFICATION_BEARER_TOKEN": TOKEN,
-        "PUBLIC_URL": url,
+        "PUBLIC_URL": f"http://127.0.0.1:{port}",
         "DATABASE_URL": database_url,
     }
-    command = [str(Path(sys.executable).parent / "python"), "-m", "gunicorn", "app:create_app()"]
+    command = [str(checkout / ".venv" / "bin" / "python"), "-m", "gunicorn", "app:create_app()"]
     command += ["--bind", f"127.0.0.1:{port}"]
-    with _process(command, env, f"{url}/health") as (process, took_s):
+    with _process(command, env, port, "/health", checkout, log) as (process, took_s):
         yield Side(port, "/notifications", process.pid, took_s)
 
 
 @contextmanager
 def peer(fakes: Fakes) -> Iterator[Side]:
-    """The Express application of peer/; `npm install` there once before."""
-    port = free_port()
+    """The Express application of peer/; it needs `npm install` there once."""
+    port = _free_port()
     env = {
         "PORT": str(port),
         "NODE_ENV": "production",
@@ -114,29 +113,25 @@ def peer(fakes: Fakes) -> Iterator[Side]:
         "ZENDESK_USER_EMAIL": "agent@acme.example",
         "ZENDESK_API_TOKEN": "made-up-api-token",
     }
-    with _process(["node", str(HERE / "peer" / "app.js")], env, f"http://127.0.0.1:{port}/") as (process, took_s):
+    with _process(["node", str(HERE / "peer" / "app.js")], env, port, "/") as (process, took_s):
         yield Side(port, "/createTicket", process.pid, took_s)
 
 
 @contextmanager
 def _process(
-    command: list[str], env: Mapping[str, str], ready_url: str
+    command: list[str], env: Mapping[str, str], port: int, ready_path: str, cwd: Path = HERE, log: str = os.devnull
 ) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
-    """A process whose log goes nowhere, from the moment it answers; ended when the block is left."""
+    """A process and the seconds until its first answer. The end of the block ends it."""
     passed_on = {name: os.environ[name] for name in ("HOME", "LANG", "PATH", "TMPDIR") if name in os.environ}
-    started = time.perf_counter()
-    process = subprocess.Popen(  # noqa: S603 - our own programs
-        command,
-        cwd=ROOT,
-        env={**passed_on, **env},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    with open(log, "ab") as lines:
+        started = time.perf_counter()
+        process = subprocess.Popen(  # noqa: S603 - our own programs
+            command, cwd=cwd, env={**passed_on, **env}, stdin=subprocess.DEVNULL, stdout=lines, stderr=lines
+        )
     try:
-        while not _answers(ready_url):
-            if process.poll() is not None or time.perf_counter() - started > 60:
-                raise RuntimeError(f"{command[:4]} did not get ready")
+        while not _answers(port, ready_path):
+            if process.poll() is not None or time.perf_counter() - started > _START_S:
+                raise RuntimeError(f"{' '.join(command[:4])} in {cwd} did not start; --log FILE shows why")
             time.sleep(0.005)
         yield process, time.perf_counter() - started
     finally:
@@ -148,11 +143,20 @@ def _process(
             process.wait()
 
 
-def _answers(url: str) -> bool:
+def _answers(port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_START_S)
     try:
-        return _call("GET", url).status_code == 200
-    except requests.RequestException:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def _call(method: str, url: str, **options: Any) -> requests.Response:
