@@ -186,8 +186,10 @@ class Delivery:
 
     def _run(self) -> None:
         self._guarded(self.check)
-        while not self._stopping or self._under_way:
+        while True:
             held_s = self._guarded(self._pass)
+            if self._stopping and not self._under_way:
+                return
             self._on_hold = bool(held_s)
             self._wake.wait(min(held_s or self._idle_s, self._idle_s))
             self._wake.clear()

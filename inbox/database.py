@@ -1,7 +1,7 @@
 """What SQLite and PostgreSQL have in common: sessions, transactions, and the same SQL for both.
 
-Statements name their values, like :name. `:clock` is the time in seconds since 1970, on PostgreSQL the server's own.
-FOR UPDATE is for PostgreSQL; SQLite has one writer at a time.
+Statements name their values, like :name, or have a ? for each. `:clock`, before any ?, is the time in seconds since
+1970, on PostgreSQL the server's own. FOR UPDATE is for PostgreSQL; SQLite has one writer at a time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from inbox import schema
 WAIT_S = 5.0  # for other threads and programs that use the database
 
 Row = tuple[Any, ...]
-Values = Mapping[str, Any]
+Values = Mapping[str, Any]  # by name
+Place = list[Any]  # by place
 
 # What the drivers say, and what a person can do about it.
 REMEDIES = {
@@ -46,15 +47,15 @@ class Session:
 
     file: object = None  # SQLite: the file that it has open
 
-    def __init__(self, driver: Any, spell: Callable[[str], str], clock: Callable[[], float] | None) -> None:
-        self._driver, self._spell, self._clock = driver, spell, clock
+    def __init__(self, driver: Any, spell: Callable[[str, Values | Place], tuple[str, Any]]) -> None:
+        self._driver, self._spell = driver, spell
 
-    def rows(self, sql: str, values: Values | None = None) -> list[Row]:
+    def rows(self, sql: str, values: Values | Place | None = None) -> list[Row]:
         """Every row that the statement gives."""
         found: list[Row] = self._run(sql, values or {}).fetchall()
         return found
 
-    def change(self, sql: str, values: Values | None = None) -> int:
+    def change(self, sql: str, values: Values | Place | None = None) -> int:
         """How many rows the statement has changed."""
         changed: int = self._run(sql, values or {}).rowcount
         return changed
@@ -72,9 +73,8 @@ class Session:
         """Ends the connection, which undoes what is not committed."""
         self._driver.close()
 
-    def _run(self, sql: str, values: Values) -> Any:
-        given = {"clock": self._clock(), **values} if self._clock else values
-        return self._driver.execute(self._spell(sql), given)
+    def _run(self, sql: str, values: Values | Place) -> Any:
+        return self._driver.execute(*self._spell(sql, values))
 
 
 class Database(ABC):
@@ -94,9 +94,10 @@ class Database(ABC):
         self._prepared = False
 
     @contextmanager
-    def transaction(self) -> Iterator[Session]:
-        """A session whose changes are committed when the block ends without an exception."""
-        with self._errors_named(), self._writing() as session:
+    def transaction(self, *, single: bool = False) -> Iterator[Session]:
+        """A session whose changes are committed when the block ends without an exception. `single` promises one
+        statement: PostgreSQL commits it by itself, without BEGIN and COMMIT."""
+        with self._errors_named(), self._writing(single and self._prepared) as session:
             if not self._prepared:
                 schema.migrate(self, session)
             yield session
@@ -124,7 +125,7 @@ class Database(ABC):
         """Uses no connection again that exists now."""
 
     @abstractmethod
-    def _writing(self) -> AbstractContextManager[Session]:
+    def _writing(self, single: bool) -> AbstractContextManager[Session]:
         """A session inside a transaction."""
 
     @abstractmethod
@@ -156,11 +157,10 @@ def in_list(values: Iterable[Any]) -> tuple[str, dict[str, Any]]:
     return f"({', '.join(f':{name}' for name in named) or 'NULL'})", named
 
 
-def values_table(rows: Sequence[Sequence[Any]], more: str = "") -> tuple[str, dict[str, Any]]:
-    """What stands behind VALUES for these rows, each ending in the SQL `more`, and the values that it names."""
-    names = [[f"v{row}_{column}" for column in range(len(rows[0]))] for row in range(len(rows))]
-    table = ", ".join(f"({', '.join(f':{name}' for name in row)}{more})" for row in names)
-    return table, dict(zip(chain.from_iterable(names), chain.from_iterable(rows), strict=True))
+def values_table(rows: Sequence[Row]) -> tuple[str, Place]:
+    """VALUES for these rows, and their values by place: to look up hundreds of names takes longest."""
+    marks = f"({', '.join('?' * len(rows[0]))})"
+    return f"VALUES {', '.join([marks] * len(rows))}", list(chain.from_iterable(rows))
 
 
 def reason_of(error: Exception) -> str:

@@ -31,7 +31,8 @@ ROWS_AT_ONCE = 100  # in one statement: each row has eight values, and SQLite ma
 PURGED_AT_ONCE = 500  # rows in one transaction, so that nobody waits long for it
 
 _INSERT = """INSERT INTO items (destination, event_uuid, subject_id, source, request_id, payload, state, reason,
-    received_at, next_attempt_at) VALUES """
+    received_at, next_attempt_at) SELECT new.*, at, at FROM (SELECT :clock AS at) AS clock, ({rows}) AS new WHERE true
+    ON CONFLICT DO NOTHING RETURNING destination, event_uuid, subject_id"""
 _INSERT_ATTEMPT = """INSERT INTO attempts (item_id, number, at, took_s, outcome, status, code, request_id)
     VALUES (:id, :attempts, :at, :took_s, :how, :status, :code, :request_id)"""
 
@@ -108,7 +109,7 @@ class Inbox:
     def _insert(self, rows: Sequence[Row]) -> set[Row]:
         """The names of the rows that were not there."""
         new: set[Row] = set()
-        with self._database.transaction() as db:
+        with self._database.transaction(single=len(rows) <= ROWS_AT_ONCE) as db:
             for start in range(0, len(rows), ROWS_AT_ONCE):
                 new |= _insert_new(db, rows[start : start + ROWS_AT_ONCE])
         return new
@@ -263,10 +264,8 @@ def _name(item: NewItem) -> tuple[str, str, str]:
 
 
 def _insert_new(db: Session, rows: Sequence[Row]) -> set[Row]:
-    table, values = values_table(rows, more=", :clock, :clock")
-    return set(
-        db.rows(f"{_INSERT}{table} ON CONFLICT DO NOTHING RETURNING destination, event_uuid, subject_id", values)
-    )
+    table, values = values_table(rows)
+    return set(db.rows(_INSERT.format(rows=table), values))
 
 
 def _probe_is_out(db: Session, gate: Gate, now: float) -> bool:

@@ -7,12 +7,23 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, ClassVar
 
 import psycopg
 import psycopg_pool
 
-from inbox.database import WAIT_S, ConnectionsBusy, Database, DatabaseUnavailable, Row, Session, reason_of
+from inbox.database import (
+    WAIT_S,
+    ConnectionsBusy,
+    Database,
+    DatabaseUnavailable,
+    Place,
+    Row,
+    Session,
+    Values,
+    reason_of,
+)
 
 
 class Postgresql(Database):
@@ -29,6 +40,7 @@ class Postgresql(Database):
     # A server that is gone without a word (a failover, a lost route) is noticed within half a minute.
     OPTIONS: ClassVar[dict[str, Any]] = {
         "autocommit": True,
+        "cursor_factory": psycopg.RawCursor,  # takes $1, $2 … as PostgreSQL itself does
         "connect_timeout": int(WAIT_S) - 1,  # so that whoever waits still learns the reason
         "keepalives_idle": 10,
         "keepalives_interval": 5,
@@ -77,18 +89,20 @@ class Postgresql(Database):
         self._pool.drain()
 
     @contextmanager
-    def _writing(self) -> Iterator[Session]:
+    def _writing(self, single: bool) -> Iterator[Session]:
         with self._connected() as session:
-            session.change("BEGIN")
+            if not single:
+                session.change("BEGIN")
             yield session
-            session.change("COMMIT")
+            if not single:
+                session.change("COMMIT")
 
     @contextmanager
     def _connected(self) -> Iterator[Session]:
         self._pool.open()  # in the process that uses it: the pool's threads do not survive a fork
         driver = self._free_connection()
         try:
-            yield self.session_class(driver, self._for_postgresql, self._clock)
+            yield self.session_class(driver, self._spell)
         except BaseException:
             driver.close()  # whatever state it is in
             raise
@@ -107,7 +121,14 @@ class Postgresql(Database):
                     said = f"all {self.MOST_CONNECTIONS} connections were in use for {self._wait_s:g} s"
                     raise ConnectionsBusy(said) from None
 
-    def _for_postgresql(self, sql: str) -> str:
-        """The statement with psycopg's placeholders, and the server's clock unless a test brings its own."""
+    def _spell(self, sql: str, values: Values | Place) -> tuple[str, list[Any]]:
+        """The statement with PostgreSQL's placeholders, and the server's clock unless a test brings its own."""
+        clock = self._clock() if self._clock else None
         sql = sql if self._clock else sql.replace(":clock", self.CLOCK)
-        return re.sub(r"(?<!:):([a-z]\w*)", r"%(\1)s", sql)
+        if isinstance(values, list):
+            numbers = count(1)
+            given = [clock, *values] if ":clock" in sql else values
+            return re.sub(r"\?|:clock", lambda mark: f"${next(numbers)}", sql), given
+        order: dict[str, int] = {}
+        sql = re.sub(r"(?<!:):([a-z]\w*)", lambda name: f"${order.setdefault(name[1], len(order) + 1)}", sql)
+        return sql, [clock if name == "clock" else values[name] for name in order]

@@ -10,9 +10,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import log
-from inbox.database import ConnectionsBusy, Database, DatabaseUnavailable, Session, reason_of
+from inbox.database import ConnectionsBusy, Database, DatabaseUnavailable, Place, Session, Values, reason_of
 
 MOVED = "another database lies where DATABASE_URL leads, or none; stop the relay and put the previous one back"
 
@@ -42,7 +43,7 @@ class Sqlite(Database):
         _close_all(old)
 
     @contextmanager
-    def _writing(self) -> Iterator[Session]:
+    def _writing(self, single: bool) -> Iterator[Session]:
         if not self._one_writer.acquire(timeout=self._wait_s):
             raise ConnectionsBusy(f"another thread has been writing for {self._wait_s:g} s")
         try:
@@ -79,12 +80,18 @@ class Sqlite(Database):
             with _busy_named():
                 _write_ahead(driver, self._wait_s)
             driver.execute("PRAGMA synchronous=FULL")
-            session = self.session_class(driver, _for_sqlite, self._clock)
+            session = self.session_class(driver, self._spell)
         except BaseException:
             driver.close()
             raise
         session.file = file
         return session
+
+    def _spell(self, sql: str, values: Values | Place) -> tuple[str, Any]:
+        sql = re.sub(r" FOR UPDATE[A-Za-z ]*", "", sql)
+        if isinstance(values, list):
+            return sql.replace(":clock", "?"), [self._clock(), *values] if ":clock" in sql else values
+        return sql, {"clock": self._clock(), **values}
 
     def _check_still_there(self, session: Session) -> None:
         """Notices that the file was moved, deleted or replaced: what was just committed lies where nobody will look."""
@@ -107,10 +114,6 @@ def _file_at(path: str) -> object:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _for_sqlite(sql: str) -> str:
-    return re.sub(r" FOR UPDATE[A-Za-z ]*", "", sql)
 
 
 def _close_all(sessions: deque[Session]) -> None:

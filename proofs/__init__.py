@@ -1,1 +1,1 @@
-"""Long proofs of what the service promises; each prints its seed and can be run again with it."""
+"""Long proofs of the relay's promises. Each prints its seed and can be repeated with it."""

@@ -1,6 +1,6 @@
-"""Bodies for the fuzz: JSON of every kind, Khoros' published examples with parts of them changed, and broken bytes.
+"""Bodies for the fuzz: JSON of every kind, Khoros' published examples with changed parts, and broken bytes.
 
-The same seed gives the same bodies, whoever asks for whichever number.
+A seed and a number always give the same body.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 EXAMPLES: list[Any] = json.loads((Path(__file__).parent / "examples.json").read_text(encoding="utf-8"))
-CANARIES = ("canaryword", "Canaryname")  # words of the examples' posts and authors: no log may hold them
+CANARIES = ("canaryword", "Canaryname")  # words of the examples' posts and authors, which no log may contain
 DRAWN_AT_MOST = 10_000
 
 _texts = st.text(max_size=20) | st.sampled_from(["EVENT", "twitter:POST", "CreateCase", "123", "\ud800", "\x00", "<b>"])
@@ -59,8 +59,8 @@ _TOKENS = (
 
 
 class Bodies:
-    """Body number 0, 1, 2 … of a run with this seed: the first ones are drawn, the rest are those with bytes or values
-    changed. `EVENT` and `POST` in them become the body's number, so that most are new to the relay."""
+    """Body number 0, 1, 2 … of a run with this seed. Hypothesis draws the first ones; the rest are these with changed
+    bytes or values. `EVENT` and `POST` in them become the body's number, so that most are new to the relay."""
 
     def __init__(self, count: int, seed_: int) -> None:
         self._seed = seed_
@@ -70,12 +70,12 @@ class Bodies:
         rounds, index = divmod(number, len(self._drawn))
         body = self._drawn[index]
         if rounds:
-            random = Random(f"{self._seed}:{number}")  # noqa: S311 - it must be the same again
+            random = Random(f"{self._seed}:{number}")  # noqa: S311 - to be repeated, not to be secret
             body = changed(body, random) if random.random() < 0.4 else self._spliced(body, random)
         return body.replace(b"EVENT", b"%d-%d" % (self._seed, number)).replace(b"POST", b"%d" % number)
 
     def _spliced(self, body: bytes, random: Random) -> bytes:
-        """The body with another one's values at some places, if both can be read."""
+        """The body with values of another one at some places, when both are JSON."""
         try:
             value, other = json.loads(body), json.loads(random.choice(self._drawn))
         except ValueError:
@@ -87,7 +87,7 @@ class Bodies:
 
 
 def drawn(count: int, seed_: int) -> list[bytes]:
-    """About `count` bodies, drawn by Hypothesis."""
+    """About `count` bodies from Hypothesis."""
     found: list[bytes] = []
 
     @seed(seed_)
@@ -111,7 +111,7 @@ def _notifications() -> st.SearchStrategy[Any]:
 
 
 def edited(example: Any, edits: Sequence[tuple[int, str, Any]]) -> Any:
-    """The example with some of its values, wherever they are, set to something else, dropped, doubled or wrapped."""
+    """The example with some of its values, at any depth, replaced, dropped, doubled or wrapped."""
     root = [copy.deepcopy(example)]
     for place, how, value in edits:
         places = list(_places(root))
@@ -121,19 +121,19 @@ def edited(example: Any, edits: Sequence[tuple[int, str, Any]]) -> Any:
         else:
             old = holder[key]
             made = {"double": [old, old], "wrap": {"name": old}}.get(how, value)
-            holder[key] = copy.deepcopy(made)  # or a later edit could put it into itself
+            holder[key] = copy.deepcopy(made)  # a later edit could put it into itself
     return root[0]
 
 
 def _places(holder: Any) -> list[tuple[Any, Any]]:
-    """Every value in a document, as what holds it and the key or index under which."""
+    """Every value in a document, as its container and its key or index there."""
     keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
     inner = [holder[key] for key in keys if isinstance(holder[key], dict | list)]
     return [(holder, key) for key in keys] + [place for value in inner for place in _places(value)]
 
 
 def changed(body: bytes, random: Random) -> bytes:
-    """The bytes with one to four changes: flipped, cut, doubled, moved, or with something put between them."""
+    """The bytes with one to four changes: flipped, cut, doubled, moved or inserted."""
     for _ in range(random.randint(1, 4)):
         body = random.choice(_CHANGES)(body, random)
     return body

@@ -3,8 +3,8 @@
 .venv/bin/python proofs/chaos.py                                # both databases, three minutes each
 .venv/bin/python proofs/chaos.py --minutes 1 --database sqlite --seed 7
 
-The relay runs as real processes under gunicorn between the sandbox's Khoros and Zendesk: one on SQLite, two on one
-PostgreSQL. The schedule of faults comes from the seed alone. Exits with 1 when anything is lost, doubled or parked.
+The relay runs as real processes under gunicorn, between the simulated Khoros and Zendesk: one on SQLite, two on one
+PostgreSQL. The seed alone decides the schedule of faults. The exit status is 1 when a post is lost, doubled or parked.
 """
 
 from __future__ import annotations
@@ -34,18 +34,20 @@ from sandbox.server import Server
 from sandbox.zendesk import FakeZendesk
 
 LABELS_PER_S = 100
-AGAIN = 0.02  # of the labels go to a post that had one before, and ask for a note
-REPEATED = 0.02  # of the calls are made a second time
+AGAIN = 0.02  # of the labels go to a post that has one, and become a note
+REPEATED = 0.02  # of these events are sent a second time
 DRAIN_S = 600.0
 KILL_EVERY_S = (2.0, 20.0)
 FAULT_EVERY_S = (1.0, 6.0)
 DATABASE_EVERY_S = (30.0, 50.0)
+FREEZE_EVERY_S = (20.0, 40.0)
+FREEZE_S = 12.0  # longer than a lease
 TICKETS = "/api/v2/tickets"
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that is done to the world, so many seconds after the start."""
+    """One fault, and its time in seconds after the start."""
 
     at_s: float
     what: str
@@ -56,12 +58,14 @@ class Event:
 
 
 def schedule(seed: int, seconds: float, nodes: int) -> list[Event]:
-    """What happens when. The same seed always gives the same."""
+    """All faults in the order of their times. The same seed gives the same schedule."""
     chance = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
     events = [Event(at, "kill", {"node": chance.randrange(nodes)}) for at in _times(chance, KILL_EVERY_S, seconds)]
     events += [_fault(chance, at) for at in _times(chance, FAULT_EVERY_S, seconds)]
     if nodes > 1:
         events += [Event(at, "restart the database") for at in _times(chance, DATABASE_EVERY_S, seconds)]
+    else:  # of two relays, the other one would take the items over, and Zendesk has no idempotency keys for notes
+        events += [Event(at, "freeze") for at in _times(chance, FREEZE_EVERY_S, seconds)]
     return sorted(events, key=lambda event: event.at_s)
 
 
@@ -73,7 +77,7 @@ def _times(chance: random.Random, every_s: tuple[float, float], seconds: float) 
 
 
 def _fault(chance: random.Random, at: float) -> Event:
-    count, effect = chance.randint(1, 3), chance.random() < 0.5  # each one more doubles the wait after it
+    count, effect = chance.randint(1, 3), chance.random() < 0.5  # each failure in a row doubles the wait after it
     return chance.choice(
         [
             Event(at, "reset", {"next_n": count, "effect": effect}),
@@ -89,7 +93,7 @@ def _fault(chance: random.Random, at: float) -> Event:
 
 
 class Database:
-    """Where the relays keep their inbox: a file, or a PostgreSQL server of our own."""
+    """The database of the relays: an SQLite file, or a PostgreSQL server of our own."""
 
     def __init__(self, kind: str, folder: str) -> None:
         self._server: Any = None
@@ -102,7 +106,7 @@ class Database:
             self.url = self._server.get_uri().replace("postgresql://", "postgres://")
 
     def restart(self) -> None:
-        """Has the server drop everything, as in a power cut, and starts it again: it recovers from its log."""
+        """Stops the server at once, as a power cut does, and starts it again: it recovers from its log."""
         process = self._server.get_postmaster_info().process
         os.kill(process.pid, signal.SIGQUIT)
         process.wait(30)
@@ -124,11 +128,15 @@ class World:
     done: Counter[str] = field(default_factory=Counter)
 
     def do(self, event: Event) -> None:
-        """Carries out one event of the schedule."""
+        """Makes one fault of the schedule happen."""
         if event.what == "kill":
             relay = self.relays[event.options["node"]]
             relay.kill()
             relay.start()
+        elif event.what == "freeze":
+            self.relays[0].freeze()
+            time.sleep(FREEZE_S)
+            self.relays[0].thaw()
         elif event.what == "restart the database":
             self.database.restart()
         elif event.what == "expire the tokens":
@@ -138,22 +146,23 @@ class World:
         self.done[event.what if "status" not in event.options else str(event.options["status"])] += 1
 
     def labelled(self, outcome: int | None = None) -> dict[str, str]:
-        """The events there were, each with its post; only those of calls that ended so, when an outcome is given."""
+        """The post of each event that was pushed; with `outcome`, only of those whose push ended so."""
         uuids = {push.event_uuid for push in self.khoros.pushes if outcome in (None, push.outcome)}
         return {uuid: self.khoros.event(uuid)["data"]["items"][0]["entityId"] for uuid in uuids}
 
-    def told(self) -> Counter[str]:
-        """How often each event stands in a comment."""
+    def comments(self) -> Counter[str]:
+        """The number of comments that name each event."""
         comments = (comment.html_body for ticket in self.zendesk.tickets for comment in ticket.comments)
         return Counter(uuid for text in comments for uuid in re.findall(r"event ([0-9a-f-]{36})", text))
 
-    def waiting(self) -> int | None:
+    def pending(self) -> int | None:
+        """The number of pending items, from the first relay that answers."""
         return next((n for n in map(pending, self.relays) if n is not None), None)
 
 
 @contextmanager
 def world(kind: str) -> Iterator[World]:
-    """Everything running. The catch-up is off: what was acknowledged must be there without it."""
+    """Everything running. The catch-up is off: acknowledged events must not need it."""
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-chaos-"))
         database = Database(kind, folder)
@@ -167,17 +176,17 @@ def world(kind: str) -> Iterator[World]:
         relays = [first] + [Relay(env={}, port=first.port) for _ in range(kind == "postgresql")]
         env = settings(khoros, zendesk, khoros_url, zendesk_url, first.url, Path(folder))
         env |= {"DATABASE_URL": database.url, "CATCH_UP_MINUTES": "0"}
-        for relay in relays:  # on one port: the kernel gives each new connection to one of them
+        for relay in relays:  # they share a port: the kernel gives each new connection to one of them
             relay.env = {**env, "GUNICORN_CMD_ARGS": "--reuse-port"}
             stack.callback(relay.kill)
             relay.start()
-            relay.wait_for_line("event=zendesk_connected", timeout_s=60)
+            relay.wait_for_line("event=connected destination=zendesk", timeout_s=60)
         wait_for(lambda: bool(khoros.subscriptions), 60)
         yield World(khoros, zendesk, database, relays)
 
 
 def label(world: World, seed: int, seconds: float) -> float:
-    """Labels posts at the given rate, whatever becomes of them. Returns the seconds it took."""
+    """Labels posts at a constant rate, whatever the relay answers. Returns the seconds that it took."""
     chance = random.Random(seed)  # noqa: S311 - to be repeated, not to be secret
     posts: list[str] = []
     began_at = time.monotonic()
@@ -192,8 +201,8 @@ def label(world: World, seed: int, seconds: float) -> float:
     return time.monotonic() - began_at
 
 
-def play(world: World, events: Iterable[Event], began_at: float, failed: list[BaseException]) -> None:
-    """Does what the schedule says, each as soon as its time has come."""
+def follow(world: World, events: Iterable[Event], began_at: float, failed: list[BaseException]) -> None:
+    """Makes each fault happen at its time."""
     try:
         for event in events:
             time.sleep(max(0.0, began_at + event.at_s - time.monotonic()))
@@ -212,11 +221,11 @@ def wait_for(reached: Callable[[], bool], timeout_s: float = DRAIN_S) -> bool:
 
 
 def verdict(name: str, wanted: dict[str, str], world: World) -> bool:
-    """Whether each wanted event stands in exactly one comment, and each of their posts has exactly one ticket."""
-    told, tickets = world.told(), Counter(ticket.external_id for ticket in world.zendesk.tickets)
+    """Whether exactly one comment names each wanted event, and each of their posts has exactly one ticket."""
+    comments, tickets = world.comments(), Counter(ticket.external_id for ticket in world.zendesk.tickets)
     posts = set(wanted.values())
-    lost = [uuid for uuid in wanted if not told[uuid]]
-    doubled = [uuid for uuid, times in told.items() if times > 1] + [post for post, n in tickets.items() if n > 1]
+    lost = [uuid for uuid in wanted if not comments[uuid]]
+    doubled = [uuid for uuid, times in comments.items() if times > 1] + [post for post, n in tickets.items() if n > 1]
     one_each = sum(tickets[post] == 1 for post in posts)
     print(f"  {name}: {len(wanted)} events of {len(posts)} posts; {one_each} posts with exactly one ticket, ", end="")
     print(f"{len(lost)} events lost, {len(doubled)} doubled", flush=True)
@@ -226,7 +235,7 @@ def verdict(name: str, wanted: dict[str, str], world: World) -> bool:
 
 
 def run(kind: str, seed: int, seconds: float) -> bool:
-    """One database under chaos. Returns whether everything is as it should be."""
+    """The chaos on one database. Returns whether all promises were kept."""
     with world(kind) as here:
         events = schedule(seed, seconds, len(here.relays))
         failed: list[BaseException] = []
@@ -234,61 +243,61 @@ def run(kind: str, seed: int, seconds: float) -> bool:
             f"{kind}: {len(here.relays)} relay(s), {LABELS_PER_S} labels/s for {seconds:.0f} s, seed {seed}", flush=True
         )
         began_at = time.monotonic()
-        players = [
-            threading.Thread(target=play, args=(here, chosen, began_at, failed), daemon=True)
+        threads = [
+            threading.Thread(target=follow, args=(here, chosen, began_at, failed), daemon=True)
             for chosen in _side_by_side(events)
         ]
-        for player in players:
-            player.start()
+        for thread in threads:
+            thread.start()
         took_s = label(here, seed, seconds)
-        for player in players:
-            player.join()
+        for thread in threads:
+            thread.join()
         here.zendesk.faults.clear()
         here.khoros.drain()
-        tell(here, took_s, failed)
+        report(here, took_s, failed)
         drained = drain(here)
         caught_up = catch_up(here)
-        return drained and caught_up and nothing_put_aside(here) and not failed
+        return drained and caught_up and nothing_parked(here) and not failed
 
 
 def _side_by_side(events: list[Event]) -> list[list[Event]]:
-    """Kills, restarts of the database, and the rest: a restart takes seconds, and the others do not wait for it."""
-    kinds = ("kill", "restart the database")
+    """One schedule for each kind of fault that takes seconds, and one for the rest: no fault waits for another."""
+    kinds = ("kill", "freeze", "restart the database")
     return [[e for e in events if e.what == kind] for kind in kinds] + [[e for e in events if e.what not in kinds]]
 
 
-def tell(here: World, took_s: float, failed: list[BaseException]) -> None:
-    """Says what was done."""
+def report(here: World, took_s: float, failed: list[BaseException]) -> None:
+    """Prints what happened to the relay."""
     outcomes = Counter(push.outcome for push in here.khoros.pushes)
     labels = len(here.labelled())
     calls = ", ".join(f"{number} x {outcome}" for outcome, number in outcomes.most_common())
     print(f"  {labels} labels in {took_s:.0f} s ({labels / took_s:.0f}/s), {outcomes.total()} calls: {calls}")
-    print("  done to it: " + ", ".join(f"{number} x {what}" for what, number in sorted(here.done.items())), flush=True)
+    print("  faults: " + ", ".join(f"{number} x {what}" for what, number in sorted(here.done.items())), flush=True)
     for error in failed:
         print(f"  THE SCHEDULE BROKE: {error!r}")
 
 
 def drain(here: World) -> bool:
-    """Waits until nothing waits any more, and judges what was acknowledged."""
+    """Waits until no item is pending, and judges the acknowledged events."""
     wanted, ended_at = here.labelled(202), time.monotonic()
-    drained = wait_for(lambda: here.waiting() == 0)
+    drained = wait_for(lambda: here.pending() == 0)
     print(f"  {'drained' if drained else 'NOT DRAINED'} {time.monotonic() - ended_at:.1f} s after the last call")
     return verdict("acknowledged", wanted, here) and drained
 
 
 def catch_up(here: World) -> bool:
-    """Starts one relay again with the catch-up on, waits for what no call brought, and judges everything."""
+    """Starts one relay again with the catch-up on, waits for the missed events, and judges all events."""
     relay, wanted = here.relays[0], here.labelled()
     relay.stop()
     relay.env["CATCH_UP_MINUTES"] = "1"
     relay.start()
-    caught_up = wait_for(lambda: wanted.keys() <= here.told().keys()) and wait_for(lambda: here.waiting() == 0)
+    caught_up = wait_for(lambda: wanted.keys() <= here.comments().keys()) and wait_for(lambda: here.pending() == 0)
     print(f"  caught up: {'yes' if caught_up else 'NO'}")
     return verdict("labelled", wanted, here) and caught_up
 
 
-def nothing_put_aside(here: World) -> bool:
-    """Whether no line of a log says that something was parked or is broken: nothing here gives cause for it."""
+def nothing_parked(here: World) -> bool:
+    """Whether no line of a log says that an item was parked or that the code is broken: no fault here is a reason."""
     bad = [line for relay in here.relays for line in relay.output if re.search("event=(parked|[a-z]+_broken)", line)]
     print(f"  {len(bad)} parked or broken")
     for line in bad[:5]:
@@ -301,9 +310,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], action="append")
-    parser.add_argument("--schedule", action="store_true", help="print what the seed has in store, and end")
+    parser.add_argument("--schedule", action="store_true", help="print the schedule of the seed, and stop")
     wanted = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # and with it the relays and the database
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by a signal"))  # the relays and the database stop too
     seed = random.SystemRandom().randrange(1_000_000) if wanted.seed is None else wanted.seed
     seconds, kinds = wanted.minutes * 60, wanted.database or ["sqlite", "postgresql"]
     if wanted.schedule:

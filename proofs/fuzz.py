@@ -1,10 +1,10 @@
-"""Sends the real process what nobody should: 100,000 bodies, raw nonsense and unfinished requests, between good ones.
+"""Sends malformed input to the real process: 100,000 bodies, raw nonsense and unfinished requests, beside good ones.
 
 python -m proofs.fuzz [--bodies 100000] [--seed N] [--half-open 200] [--show NUMBER]
 
-Demands: no answer of 500 or above and no stack trace, good requests answered in time throughout and afterwards, every
-accepted body in the database and delivered or parked in the end, unfinished requests cut, memory as large as before,
-no word of a post and no secret in the log. Prints its seed; the same seed sends the same again.
+It fails unless no answer is 500 or above, no line of the log has a stack trace, a secret or a post's words, every good
+request is answered in time, every accepted body is in the database and delivered or parked at the end, every
+unfinished request is cut, and the worker's memory does not grow. The same seed sends the same bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import Any
 
 import requests
 
-from khoros_client import Notification, StreamItem, Unreadable
+from events import LABEL_APPLIED, Event, StreamItem, Unreadable
 from proofs.bodies import CANARIES, Bodies
 from proofs.nonsense import nonsense
 from sandbox.__main__ import settings
@@ -40,32 +40,30 @@ from sandbox.khoros import FakeKhoros
 from sandbox.relay import Relay
 from sandbox.server import Server
 from sandbox.zendesk import FakeZendesk
-from worker import WHOLE_WITHIN_S
+from server import Connection
 
 SENDERS = 6
 NONSENSE_PER_BODY = 0.05
-GOOD_WITHIN_S = 5.0  # the bound for one good request beside all the others, on two busy cores
-GROWTH_LIMIT = 32 * 1024 * 1024  # bytes the worker may be larger at the end than after a fifth of the bodies
+GOOD_WITHIN_S = 5.0  # for one good request beside all the others, on two busy cores
+GROWTH_LIMIT = 32 * 1024 * 1024  # bytes by which the worker may grow after the first fifth of the bodies
 ALLOWED = {202, 400, 413, 422}
-# gunicorn's own answer to a transfer coding that it does not know, as RFC 9112 section 6.1 asks.
+# 501 answers a transfer coding that the server does not know (RFC 9112, section 6.1).
 ALLOWED_RAW = {100, 200, 202, 304, 400, 401, 404, 405, 408, 413, 414, 417, 422, 431, 501}
-BROKEN = re.compile(
-    r"Traceback|event=(request|post|delivery)_broken|event=store_unavailable|[ =\"]\w+(Error|Exception) at "
-)
+BROKEN = re.compile(r"Traceback|event=[a-z]+_broken|event=database_unavailable|[ =\"]\w+(Error|Exception) at ")
 
 IDS = re.compile(
     r' (post|event_uuid)=("([^"\\]|\\.)*"|\S+)'
-)  # logged on purpose, even where the fuzz put a text in them
+)  # ids are logged on purpose, also when the fuzz has put a text in them
 
 
 @dataclass
 class Findings:
-    """What the run met; `problems` is empty when all demands are met."""
+    """The results of a run. `problems` is empty when all is well."""
 
     answers: Counter[int] = field(default_factory=Counter)
     raw_answers: Counter[int] = field(default_factory=Counter)
     accepted: int = 0
-    expected: set[tuple[str, str]] = field(default_factory=set)  # event and post of every row there must be
+    expected: set[tuple[str, str]] = field(default_factory=set)  # event and post of every row that must exist
     good_s: list[float] = field(default_factory=list)
     half_open_cut: int = 0
     rss: list[int] = field(default_factory=list)
@@ -73,7 +71,7 @@ class Findings:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def answered(self, number: int, body: bytes, status: int, answer: bytes) -> None:
-        """Takes note of the answer to a body."""
+        """Counts the answer to a body."""
         with self._lock:
             self.answers[status] += 1
             if status not in ALLOWED:
@@ -95,21 +93,21 @@ class Findings:
 
 
 def rows_of(body: bytes, status: int) -> set[tuple[str, str]]:
-    """The rows that must be there for a body that was taken."""
+    """The rows that must exist after this answer to the body."""
     raw = json.loads(body)
     if status == 422:
         return {_unreadable(raw)}
-    notification = Notification.parse(raw)
-    if notification.event_name != "stream-item-label-applied" or notification.company_id not in (None, 123):
+    event = Event.parse(raw)
+    if event.name != LABEL_APPLIED or event.company_id not in (None, 123):
         return set()
-    if notification.labels and "CreateCase" not in notification.labels:
+    if event.labels and "CreateCase" not in event.labels:
         return set()
-    return {_row(notification, item) for item in notification.items}
+    return {_row(event, item) for item in event.subjects}
 
 
-def _row(notification: Notification, item: object) -> tuple[str, str]:
+def _row(event: Event, item: object) -> tuple[str, str]:
     try:
-        return notification.event_uuid, StreamItem.parse(item).entity_id
+        return event.uuid, StreamItem.parse(item).entity_id
     except Unreadable:
         return _unreadable(item)
 
@@ -120,7 +118,7 @@ def _unreadable(raw: object) -> tuple[str, str]:
 
 @dataclass
 class World:
-    """The relay between the sandbox's fakes, and where it keeps its rows."""
+    """The relay between the simulated services, and its database."""
 
     relay: Relay
     zendesk: FakeZendesk
@@ -132,7 +130,7 @@ class World:
 
     def rows(self, columns: str, where: str = "1") -> list[Any]:
         with sqlite3.connect(f"file:{self.database}?mode=ro", uri=True) as db:
-            return db.execute(f"SELECT {columns} FROM inbox WHERE {where}").fetchall()  # noqa: S608 - ours
+            return db.execute(f"SELECT {columns} FROM items WHERE {where}").fetchall()  # noqa: S608 - ours
 
 
 @contextmanager
@@ -151,12 +149,12 @@ def world() -> Iterator[World]:
 
 
 def run(bodies: int, seed: int, half_open: int = 0) -> Findings:
-    """The whole proof: `bodies` bodies, a twentieth as much nonsense, and that many unfinished requests beside them."""
+    """The whole proof: `bodies` bodies, a twentieth as much nonsense, and `half_open` unfinished requests."""
     findings, drawn, done = Findings(), Bodies(bodies, seed), threading.Event()
     with world() as it, ThreadPoolExecutor(SENDERS + 3) as pool:
         watcher = pool.submit(watch, it, findings, done)
         try:
-            holder = pool.submit(hold_open, it, findings, half_open)
+            opener = pool.submit(hold_open, it, findings, half_open)
             for fifth in range(5):
                 numbers = range(bodies * fifth // 5, bodies * (fifth + 1) // 5)
                 senders = [pool.submit(send, it, findings, drawn, numbers[at::SENDERS]) for at in range(SENDERS)]
@@ -165,7 +163,7 @@ def run(bodies: int, seed: int, half_open: int = 0) -> Findings:
                     sender.result()
                 findings.rss.append(it.relay.rss_bytes())
                 print(f"{numbers.stop} of {bodies} sent, {len(findings.problems)} problems", flush=True)
-            holder.result()
+            opener.result()
             drain(it, findings, timeout_s=60 + bodies / 50)
         finally:
             done.set()
@@ -201,7 +199,7 @@ def post(connection: http.client.HTTPConnection, token: str, body: bytes, *, in_
 
 
 def send_nonsense(it: World, findings: Findings, seed: int, numbers: range) -> None:
-    """Sends raw nonsense, each over a connection of its own, and waits for the relay to end it."""
+    """Sends raw nonsense, each over a new connection, and waits until the relay ends the connection."""
     for number in numbers[:: round(1 / NONSENSE_PER_BODY)]:
         body = json.dumps(
             {"companyId": 9, "eventName": "x", "eventUuid": f"nonsense-{number}", "data": CANARIES}
@@ -215,21 +213,21 @@ def send_nonsense(it: World, findings: Findings, seed: int, numbers: range) -> N
 
 
 def exchange(port: int, data: bytes) -> bytes:
-    """What comes back for these bytes when nothing follows them. Raises TimeoutError when it does not end."""
+    """The answer to these bytes when nothing follows them. Raises TimeoutError when the connection stays open."""
     answers = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=WHOLE_WITHIN_S + 5) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=Connection.whole_within_s + 5) as sock:
         try:
             sock.sendall(data)
             sock.shutdown(socket.SHUT_WR)
             while part := sock.recv(65536):
                 answers += part
         except ConnectionError:
-            pass  # reset, because something was left unread
+            pass  # reset, because the relay has not read all of it
     return answers
 
 
 def watch(it: World, findings: Findings, done: threading.Event) -> None:
-    """Good notifications all the time, each over a connection of its own, as Khoros might send them."""
+    """Sends good notifications all the time, each over a new connection, as Khoros may."""
     for number in itertools.count():
         body = json.dumps(good(f"good-{number}")).encode()
         connection = http.client.HTTPConnection("127.0.0.1", it.relay.port, timeout=30)
@@ -250,7 +248,7 @@ def good(name: str) -> dict[str, Any]:
 
 
 def hold_open(it: World, findings: Findings, count: int) -> None:
-    """Requests that are begun and never finished: each must be cut."""
+    """Begins requests and never finishes them: the relay must cut each."""
     head = f"POST /notifications HTTP/1.1\r\nHost: relay\r\nAuthorization: Bearer {it.token}\r\n".encode()
     kinds = [
         head,
@@ -263,7 +261,7 @@ def hold_open(it: World, findings: Findings, count: int) -> None:
         socks = [stack.enter_context(socket.create_connection(("127.0.0.1", it.relay.port))) for _ in range(count)]
         for sock, kind in zip(socks, itertools.cycle(kinds)):
             sock.sendall(kind)
-        end_at = time.monotonic() + WHOLE_WITHIN_S + GOOD_WITHIN_S
+        end_at = time.monotonic() + Connection.whole_within_s + GOOD_WITHIN_S
         for sock in socks:
             sock.settimeout(max(0.01, end_at - time.monotonic()))
             try:
@@ -273,7 +271,7 @@ def hold_open(it: World, findings: Findings, count: int) -> None:
 
 
 def drain(it: World, findings: Findings, timeout_s: float) -> None:
-    """Waits until everything was delivered or parked."""
+    """Waits until every item is delivered or parked."""
     end_at = time.monotonic() + timeout_s
     while time.monotonic() < end_at:
         if not it.rows("1", "state = 'pending' AND event_uuid NOT LIKE 'good-%' LIMIT 1"):
@@ -284,8 +282,8 @@ def drain(it: World, findings: Findings, timeout_s: float) -> None:
 
 
 def judge(it: World, findings: Findings) -> None:
-    """The demands that are looked at in the end."""
-    rows = set(it.rows("event_uuid, entity_id"))
+    """The checks at the end."""
+    rows = set(it.rows("event_uuid, subject_id"))
     if missing := findings.expected - rows:
         findings.problem(f"{len(missing)} accepted rows are not in the database, for example {min(missing)}")
     kept = len(it.rows("1", "event_uuid NOT LIKE 'unreadable:%' AND event_uuid NOT LIKE 'nonsense%'"))
@@ -296,7 +294,7 @@ def judge(it: World, findings: Findings) -> None:
     if findings.rss[-1] - findings.rss[0] > GROWTH_LIMIT:
         findings.problem(f"the worker grew by {(findings.rss[-1] - findings.rss[0]) >> 20} MiB")
     if requests.get(f"{it.relay.url}/health", timeout=10).status_code != 200:
-        findings.problem("/health is not well afterwards")
+        findings.problem("/health is not 200 at the end")
     private = [*CANARIES, it.token, *(it.relay.env[name] for name in ("SPREDFAST_API_TOKEN", "ZENDESK_CLIENT_SECRET"))]
     for line in (IDS.sub("", line) for line in it.relay.output):
         if BROKEN.search(line) or not line.startswith("at=") or any(word in line for word in private):

@@ -1,15 +1,16 @@
-"""Breaks the relay on purpose, one line at a time, and demands that a proof goes red.
+"""Breaks the relay on purpose, one guard at a time, and demands that a proof fails.
 
 .venv/bin/python proofs/mutations.py            # all of them, one after the other
 .venv/bin/python proofs/mutations.py lease key  # those with one of these words in their name
 
-Each is tried on a copy of the project. Exits with 1 when a proof stays green, and also when it is red on the whole
-project: then it proves nothing.
+Each is tried on a copy of the project. The exit status is 1 when a proof passes without the guard, and also when it
+fails on the whole project.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import re
 import shutil
@@ -19,142 +20,257 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent, indent
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "*.db*", "node_modules")
 PATIENCE_S = 900.0
 
-HISTORIES = "tests/test_simulation.py::test_every_history_ends_with_one_ticket_or_note_for_each_event"
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A command, and the line of its output with the broken promise. A proof that fails for another reason proves
+    nothing."""
+
+    command: tuple[str, ...]
+    reason: str
+
+
+def tests(path: str, named: str, *, also: str = "AssertionError") -> Proof:
+    """Some tests of a file. `also` is the error of a broken promise, beside a failed assertion."""
+    command = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", path, "-k", named)
+    return Proof(command, rf"^FAILED \S+?::(.+?) - (?:assert|AssertionError|Failed|\S*{also})")
+
+
+SIMULATION = "tests/destinations/test_simulation.py::test_every_history_ends_with_one_ticket_or_note_for_each_event"
 PROOFS = {
-    "simulation": ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=1", HISTORIES],
-    "chaos": ["proofs/chaos.py", "--minutes", "0.4", "--seed", "1", "--database", "sqlite"],
-}
-# How each says that a rule of its own was broken: a proof that fails for another reason has proven nothing.
-REASONS = {
-    "simulation": r"^E +AssertionError: (.*)$",
-    "chaos": r"^  (acknowledged: .*[ ,][1-9][0-9]* (?:events lost|doubled).*)$",
+    "simulation": Proof(
+        ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=1", SIMULATION),
+        r"^E +AssertionError: (.*)$",
+    ),
+    "chaos": Proof(
+        ("proofs/chaos.py", "--minutes", "0.4", "--seed", "1", "--database", "sqlite"),
+        r"^  (acknowledged: .*[ ,][1-9][0-9]* (?:events lost|doubled).*)$",
+    ),
+    "delivery": tests("tests/destinations/test_delivery.py", "stall or under_way"),
+    "inbox": tests("tests/inbox/test_inbox.py", "settled or postgresql", also="TimeoutError"),
+    "schema": tests("tests/inbox/test_schema.py", "several_processes", also="DatabaseUnavailable"),
+    "receive": tests("tests/khoros/test_receive.py", "token"),
+    "servers": tests("tests/test_end_to_end.py", "no_server"),
 }
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """`old` becomes `new` in `file`; `proof` has to notice."""
+    """A change to one definition that `proof` has to notice.
+
+    `place` names the definition: the file and the function, method or constant in it. `change` replaces a part of its
+    source, which a regular expression finds, `body` its whole body.
+    """
 
     name: str
-    file: str
-    old: str
-    new: str
-    proof: str = "simulation"
+    place: str
+    proof: str
+    change: tuple[str, str] | None = None
+    body: str | None = None
 
     def apply(self, folder: Path) -> None:
-        """Changes the copy. Raises ValueError when the line is not there, or there twice: the product has moved on."""
-        path = folder / self.file
-        text = path.read_text(encoding="utf-8")
-        if text.count(self.old) != 1:
-            raise ValueError(f"{self.name}: {text.count(self.old)} times in {self.file}, not once: {self.old!r}")
-        path.write_text(text.replace(self.old, self.new), encoding="utf-8")
+        """Changes the copy. Raises ValueError when the definition or its part is not there exactly once."""
+        file, _, name = self.place.partition(":")
+        path = folder / file
+        path.write_text(self.changed(path.read_text(encoding="utf-8"), name), encoding="utf-8")
+
+    def changed(self, source: str, name: str) -> str:
+        """The source of a module with the mutation in its definition `name`."""
+        definition, lines = find(source, name), source.splitlines(keepends=True)
+        first = definition.lineno - 1
+        if self.body is not None:
+            if not isinstance(definition, ast.FunctionDef):
+                raise ValueError(f"{self.place} is not a function")
+            first = definition.body[0].lineno - 1
+            text = indent(dedent(self.body).strip("\n") + "\n", " " * definition.body[0].col_offset)
+        else:
+            part, new = self.change or ("", "")
+            text, count = re.subn(part, lambda _: new, "".join(lines[first : definition.end_lineno]))
+            if count != 1:
+                raise ValueError(f"{count} times in {self.place}, not once: {part!r}")
+        return "".join([*lines[:first], text, *lines[definition.end_lineno :]])
+
+
+def find(source: str, name: str) -> Definition:
+    """The function, method, class or constant with this name, like `Inbox.claim`. Raises ValueError unless there is
+    exactly one."""
+    statements = ast.parse(source).body
+    for part in name.split("."):
+        found = [s for s in statements if isinstance(s, Definition) and part in names_of(s)]
+        if len(found) != 1:
+            raise ValueError(f"{len(found)} definitions of {part} for {name}, not one")
+        statements = found[0].body if isinstance(found[0], ast.ClassDef | ast.FunctionDef) else []
+    return found[0]
+
+
+def names_of(statement: Definition) -> list[str]:
+    if isinstance(statement, ast.Assign | ast.AnnAssign):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        return [target.id for target in targets if isinstance(target, ast.Name)]
+    return [statement.name]
 
 
 MUTATIONS = [
     Mutation(
-        "the lease: claims never exclude",
-        "inbox.py",
-        '"attempts": item.attempts, "next_attempt_at": now + lease_s}',
-        '"attempts": item.attempts, "next_attempt_at": now}',
+        "the lease: claims never exclude each other",
+        "inbox/inbox.py:_CLAIM",
+        "simulation",
+        change=(r":now \+ :lease_s", ":now"),
+    ),
+    Mutation(
+        "the owner: a late worker settles an item of another",
+        "inbox/inbox.py:_MINE",
+        "inbox",
+        change=(r" AND owner = :owner AND attempts = :attempts", ""),
+    ),
+    Mutation(
+        "the owner: a late worker settles a delivered item",
+        "inbox/inbox.py:_MINE",
+        "simulation",
+        change=(r" AND \{IS_PENDING_UNINDEXED\} AND owner = :owner AND attempts = :attempts", ""),
     ),
     Mutation(
         "the frozen body: other words at each attempt",
-        "inbox.py",
-        'request=None if body is None else Request(body.encode("ascii"), idempotency_key, note_on),',
-        "request=None,",
+        "inbox/rows.py:composed",
+        "simulation",
+        body="return replace(item, draft=compose(item))",
     ),
     Mutation(
-        "the frozen body: the same key for the other words",
-        "inbox.py",
-        "    if item.request is not None:\n        return item\n",
-        "    if item.request is not None:\n"
-        '        return replace(item, request=replace(item.request, body=item.request.body + b" "))\n',
+        "the frozen body: the same key for other words",
+        "inbox/rows.py:composed",
+        "simulation",
+        body="""
+        if item.draft is not None:
+            return replace(item, draft=replace(item.draft, body=item.draft.body + b" "))
+        return replace(item, draft=compose(item))
+        """,
     ),
     Mutation(
         "the unique constraint",
-        "store.py",
-        "DOUBLE PRECISION,\n        CONSTRAINT inbox_one_row_per_event_and_post UNIQUE (event_uuid, entity_id)\n",
-        "DOUBLE PRECISION\n",
+        "inbox/schema.py:STEPS",
+        "simulation",
+        change=(r",\s*CONSTRAINT items_one_row_per_subject UNIQUE \([^)]*\)", ""),
     ),
     Mutation(
         "the commit before the answer",
-        "intake.py",
-        "return self._inbox.accept([item",
-        'return (lambda new: __import__("threading").Timer(0.2, self._inbox.accept, [new]).start()'
-        " or [True] * len(new))([item",
-        proof="chaos",
+        "khoros/receive.py:Receiver._keep",
+        "chaos",
+        change=(
+            r"self\._inbox\.accept\(",
+            '(lambda new: __import__("threading").Timer(0.2, self._inbox.accept, [new]).start() or [True] * len(new))(',
+        ),
     ),
     Mutation(
-        "the hold: everything leaves at once",
-        "gate.py",
-        "        if self.held_for(now):\n            return 0\n",
-        "",
+        "the refusal while nothing delivers",
+        "khoros/receive.py:Receiver.receive",
+        "servers",
+        change=(r"not self\.open", "False"),
+    ),
+    Mutation(
+        "the token",
+        "khoros/receive.py:authorised",
+        "receive",
+        body="return True",
+    ),
+    Mutation(
+        "the hold: items leave while the gate is closed",
+        "inbox/gate.py:Gate.places",
+        "simulation",
+        change=(r"self\.held_for\(now\)", "False"),
     ),
     Mutation(
         "the order: two items of a post at a time",
-        "inbox.py",
-        "AND (other.id < item.id OR other.owner IS NOT NULL AND other.next_attempt_at > :now))",
-        "AND other.id < 0)",
+        "inbox/inbox.py:_DUE",
+        "simulation",
+        change=(r"id <> item\.id", "1 = 0"),
+    ),
+    Mutation(
+        "an item under way is not claimed again",
+        "inbox/inbox.py:_DUE",
+        "delivery",
+        change=(r"AND item\.id NOT IN {{under_way}}", ""),
+    ),
+    Mutation(
+        "the renewal before a claim",
+        "destinations/delivery.py:Delivery._pass",
+        "delivery",
+        body="return None if self._stopping else self.deliver_due(self._hand_over)",
+    ),
+    Mutation(
+        "the gate's lock: two processes claim at a time",
+        "inbox/gates.py:locked_gate",
+        "inbox",
+        change=(r', "FOR UPDATE"', ""),
+    ),
+    Mutation(
+        "the rows' lock: a claim waits for another session",
+        "inbox/inbox.py:_DUE",
+        "inbox",
+        change=(" FOR UPDATE OF item SKIP LOCKED", ""),
+    ),
+    Mutation(
+        "the lock around the tables",
+        "inbox/postgresql.py:Postgresql.lock_schema",
+        "schema",
+        body="pass",
     ),
     Mutation(
         "the look-up when the key is two hours old",
-        "delivery.py",
-        "not 0 <= item.sent_s_ago <= KEY_LIFE_S",
-        "item.sent_s_ago > 1e9",
+        "destinations/zendesk.py:_outcome_unknown",
+        "simulation",
+        change=(" or forgotten", ""),
     ),
     Mutation(
         "the look-up when another item of the post was quicker",
-        "delivery.py",
-        'return item.source == "poll" or forgotten or self._overtaken(item)',
-        'return item.source == "poll" or forgotten',
+        "destinations/zendesk.py:_outcome_unknown",
+        "simulation",
+        change=(" or overtaken", ""),
     ),
     Mutation(
         "the look-up before a note is sent again",
-        "delivery.py",
-        '(item.attempts > 1 or item.source == "poll") and self._noted(item, ticket_id)',
-        "False",
+        "destinations/zendesk.py:ZendeskDestination._has_note",
+        "simulation",
+        body="return False",
     ),
     Mutation(
         "the follow-up's own key for each attempt",
-        "delivery.py",
-        '_key(item, "instead", ticket_id, item.attempts)',
-        '_key(item, "instead", ticket_id, "once")',
-    ),
-    Mutation(
-        "the owner: a late worker settles what another has",
-        "inbox.py",
-        'f"id = :of_id AND {_OURS} AND attempts = :of_attempts"',
-        '"id = :of_id"',
+        "destinations/zendesk.py:ZendeskDestination._send_instead_of_note",
+        "simulation",
+        change=(r"ticket_id, item\.attempts\)", 'ticket_id, "once")'),
     ),
 ]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a proof went: green or not, in how many seconds, and which of its rules it says was broken."""
+    """The result of a proof: whether it passed, its duration in seconds, and the promise that it found broken."""
 
-    green: bool
+    passed: bool
     took_s: float
     reason: str
     output: str
 
 
-def prove(proof: str, mutation: Mutation | None = None) -> Outcome:
+def prove(proof: Proof, mutation: Mutation | None = None) -> Outcome:
     """Runs the proof on a copy of the project with this mutation."""
     with tempfile.TemporaryDirectory(prefix="relay-mutation-") as parent:
         folder = Path(parent) / "relay"
         shutil.copytree(ROOT, folder, ignore=NOT_COPIED)
         if mutation:
             mutation.apply(folder)
-        environ = {**os.environ, "HISTORIES": "1000", "SHRINK": "0"}
+        histories = "10000" if mutation else "1000"  # it stops at the first one that breaks a promise
+        environ = {**os.environ, "HISTORIES": histories, "SHRINK": "0", "COLUMNS": "500"}  # pytest cuts its lines
         began_at = time.monotonic()
         run = subprocess.run(  # noqa: S603 - our own proofs
-            [sys.executable, *PROOFS[proof]],
+            [sys.executable, *proof.command],
             cwd=folder,
             env=environ,
             capture_output=True,
@@ -162,31 +278,39 @@ def prove(proof: str, mutation: Mutation | None = None) -> Outcome:
             timeout=PATIENCE_S,
             check=False,
         )
-    found = re.search(REASONS[proof], run.stdout, re.MULTILINE)
+    found = re.search(proof.reason, run.stdout, re.MULTILINE)
     return Outcome(run.returncode == 0, time.monotonic() - began_at, found[1] if found else "", run.stdout + run.stderr)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Breaks the relay on purpose and demands that a proof goes red.")
+    parser = argparse.ArgumentParser(description="Breaks the relay on purpose and demands that a proof fails.")
     parser.add_argument("words", nargs="*", help="only the mutations with one of these in their name")
     words = parser.parse_args().words
     chosen = [m for m in MUTATIONS if not words or any(word in m.name for word in words)]
-    width, failed = max(len(mutation.name) for mutation in chosen), 0
-    for proof in sorted({mutation.proof for mutation in chosen}):
-        outcome = prove(proof)
-        failed += not outcome.green
-        word = "green" if outcome.green else f"RED: {outcome.output[-2000:]}"
-        print(f"{'nothing taken out':{width}}  {proof:10}  {outcome.took_s:4.0f} s  {word}", flush=True)
-    for mutation in chosen:
-        outcome = prove(mutation.proof, mutation)
-        killed = not outcome.green and bool(outcome.reason)
-        failed += not killed
-        word = (
-            f"red: {outcome.reason}" if killed else "SURVIVED" if outcome.green else f"BROKE: {outcome.output[-2000:]}"
-        )
-        print(f"{mutation.name:{width}}  {mutation.proof:10}  {outcome.took_s:4.0f} s  {word}", flush=True)
-    print("Every mutation was noticed." if not failed else f"{failed} FAILED.")
-    return 1 if failed else 0
+    sound = {proof for proof in sorted({mutation.proof for mutation in chosen}) if is_sound(proof)}
+    noticed = [mutation for mutation in chosen if mutation.proof in sound and is_noticed(mutation)]
+    print(f"{len(noticed)} of {len(chosen)} mutations were noticed.")
+    return 0 if chosen and len(noticed) == len(chosen) else 1
+
+
+def is_sound(proof: str) -> bool:
+    """Whether the proof passes on the whole project. Otherwise its mutations are not tried."""
+    outcome = prove(PROOFS[proof])
+    show("the whole project", proof, outcome, "passes" if outcome.passed else f"FAILS: {outcome.output[-2000:]}")
+    return outcome.passed
+
+
+def is_noticed(mutation: Mutation) -> bool:
+    """Whether the proof finds a broken promise without the guard."""
+    outcome = prove(PROOFS[mutation.proof], mutation)
+    noticed = not outcome.passed and bool(outcome.reason)
+    failure = "NOT NOTICED" if outcome.passed else f"BROKE: {outcome.output[-2000:]}"
+    show(mutation.name, mutation.proof, outcome, f"noticed: {outcome.reason}" if noticed else failure)
+    return noticed
+
+
+def show(name: str, proof: str, outcome: Outcome, result: str) -> None:
+    print(f"{name:53}  {proof:10}  {outcome.took_s:4.0f} s  {result}", flush=True)
 
 
 if __name__ == "__main__":

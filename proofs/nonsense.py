@@ -1,4 +1,4 @@
-"""Raw HTTP for the fuzz: request lines, headers, lengths and chunks wrong in every way, alone and pipelined."""
+"""Raw HTTP for the fuzz: wrong request lines, headers, lengths and chunks, alone and pipelined."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ _CHUNK_ENDS = (
 
 
 def nonsense(number: int, seed: int, token: str, body: bytes) -> bytes:
-    """What goes over one connection: one to five requests, most of them wrong somewhere."""
-    random = Random(f"{seed}:nonsense:{number}")  # noqa: S311 - it must be the same again
+    """The bytes for one connection: one to five requests, most of them wrong in some place."""
+    random = Random(f"{seed}:nonsense:{number}")  # noqa: S311 - to be repeated, not to be secret
     requests = b"".join(_request(random, token, body) for _ in range(random.choice([1, 1, 1, 2, 5])))
     return changed(requests, random) if random.random() < 0.3 else requests
 

@@ -1,10 +1,10 @@
-"""Can the bearer token be guessed from how long its check takes? It must not matter how much of a guess is right.
+"""Shows that the time of the token's check does not depend on how much of a guess is right.
 
 python -m proofs.token_timing [--pairs 10000] [--seed N]
 
-Times app's check of two wrong headers in turn, in an order drawn at random, and compares the means: Welch's z must stay
-within 3. The slowest tenth of each is left out, since those are the machine's interruptions. A longer header takes
-longer whatever the token is; that difference is shown, not judged: a token's length is no secret.
+Times the check of two wrong headers in turn, in a random order, and compares the means: Welch's z must stay within 3.
+The slowest tenth is left out: those are interruptions of the machine. A longer header takes longer; this difference is
+printed and not judged, because a token's length is no secret.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import sys
 import time
 from collections.abc import Callable
 
-from door import authorised
+from khoros.receive import authorised
 
 LIMIT = 3.0
-CALLS, REPEATS = 10, 5  # in each measurement: one call takes about a clock's step
-TRIES = 5  # chance alone exceeds the limit in 1 of 370 comparisons; a leak does so every time
+CALLS, REPEATS = 10, 5  # in each measurement: one call takes about one step of the clock
+TRIES = 5  # chance exceeds the limit in 1 of 370 comparisons, a leak in every one
 
 LENGTH = "a character short, the right length (not judged)"
 
@@ -30,8 +30,8 @@ Check = Callable[[str], object]
 
 
 def guesses(token: str) -> dict[str, tuple[str, str]]:
-    """Pairs of wrong headers that a leaky check would tell apart."""
-    wrong = token.translate(str.maketrans("0123456789abcdef", "123456789abcdef0"))  # as plausible, and nowhere right
+    """Pairs of wrong headers for which a leaky check needs different times."""
+    wrong = token.translate(str.maketrans("0123456789abcdef", "123456789abcdef0"))  # as long, and all wrong
     return {
         "no character right, all but the last right": (f"Bearer {wrong}", f"Bearer {token[:-1]}{wrong[-1]}"),
         "first half right, second half right": (
@@ -43,7 +43,7 @@ def guesses(token: str) -> dict[str, tuple[str, str]]:
 
 
 def welch_z(check: Check, left: str, right: str, pairs: int, chance: random.Random) -> float:
-    """How many standard errors the mean times of the two lie apart."""
+    """The distance of the two mean times in standard errors."""
     times: dict[bool, list[int]] = {False: [], True: []}
     gc.disable()
     try:
@@ -59,8 +59,8 @@ def welch_z(check: Check, left: str, right: str, pairs: int, chance: random.Rand
 
 
 def _took_ns(check: Check, header: str) -> int:
-    """The quickest of a few: what came between, an interrupt or another process, is left out."""
-    header = header[:7] + header[7:]  # a new one each time, as from the network, or where it lies in memory would show
+    """The shortest time of a few: the others include interrupts and other processes."""
+    header = header[:7] + header[7:]  # a new object each time, as from the network: its place in memory matters too
     quickest = sys.maxsize
     for _ in range(REPEATS):
         started = time.perf_counter_ns()
@@ -71,7 +71,7 @@ def _took_ns(check: Check, header: str) -> int:
 
 
 def measure(check: Check, token: str, pairs: int, chance: random.Random) -> dict[str, float]:
-    """For each pair of guesses the z that is nearest to 0 of up to TRIES: a leak is there every time."""
+    """For each pair of guesses the z nearest to 0 of up to TRIES comparisons: a leak is there in each."""
     found: dict[str, float] = {}
     for name, (left, right) in guesses(token).items():
         for _ in range(TRIES):
@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pairs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     options = parser.parse_args(arguments)
-    chance = random.Random(options.seed)  # noqa: S311 - it must be the same again
+    chance = random.Random(options.seed)  # noqa: S311 - to be repeated, not to be secret
     print(f"PAIRS={options.pairs} SEED={options.seed}", flush=True)
     tokens = tuple(f"{chance.getrandbits(256):064x}" for _ in range(2))
     found = measure(lambda header: authorised(header, tokens), tokens[0], options.pairs, chance)

@@ -27,7 +27,7 @@ from scripted import Account, Answer, Call, Crash, ScriptedZendesk, Task, pause
 from destinations.delivery import LEASE_S, Delivery
 from destinations.zendesk import ZendeskDestination
 from destinations.zendesk_words import Style
-from inbox.database import Database, Session, Values
+from inbox.database import Database, Place, Session, Values
 from inbox.gate import OPEN
 from inbox.inbox import Inbox
 from inbox.items import Claim, Draft, Item, Outcome, Settled
@@ -56,7 +56,7 @@ class CrashingSession(Session):
 
     dies_at: str | None = None
 
-    def change(self, sql: str, values: Values | None = None) -> int:
+    def change(self, sql: str, values: Values | Place | None = None) -> int:
         if self.dies_at is not None and sql.startswith(self.dies_at):
             raise Crash
         return super().change(sql, values)

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any
 
 import psycopg
 import pytest
 
-from inbox.database import Database, Row, Session, Values
+from inbox.database import Database, Place, Row, Session, Values
 
-BeforeStatement = Callable[[Session, str, Values], object]
+BeforeStatement = Callable[[Session, str, Any], object]
 
 
 class WatchedSession(Session):
     """Shows its driver, and calls `before` with each statement."""
 
-    def __init__(self, driver: Any, spell: Callable[[str], str], clock: Callable[[], float] | None) -> None:
-        super().__init__(driver, spell, clock)
+    def __init__(self, driver: Any, spell: Callable[[str, Any], tuple[str, Any]]) -> None:
+        super().__init__(driver, spell)
         self.driver = driver
 
-    def before(self, sql: str, values: Values) -> None:
+    def before(self, sql: str, values: Values | Place) -> None:
         """Called before each statement."""
 
-    def rows(self, sql: str, values: Values | None = None) -> list[Row]:
+    def rows(self, sql: str, values: Values | Place | None = None) -> list[Row]:
         self.before(sql, values or {})
         return super().rows(sql, values)
 
-    def change(self, sql: str, values: Values | None = None) -> int:
+    def change(self, sql: str, values: Values | Place | None = None) -> int:
         self.before(sql, values or {})
         return super().change(sql, values)
 
@@ -43,7 +43,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, database: Database, before: BeforeSta
     """Calls `before` with each statement of a database that nobody has used yet, and with the session that runs it."""
 
     class Telling(WatchedSession):
-        def before(self, sql: str, values: Mapping[str, Any]) -> None:
+        def before(self, sql: str, values: Values | Place) -> None:
             before(self, sql, values)
 
     monkeypatch.setattr(database, "session_class", Telling)

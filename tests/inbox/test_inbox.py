@@ -17,7 +17,6 @@ from sessions import execute, watch
 from inbox import open_database
 from inbox.database import Database, DatabaseUnavailable, Session, Values
 from inbox.gate import LIMITED, OPEN, OUTAGE, Gate
-from inbox.gates import locked_gate
 from inbox.inbox import CANNOT_COMPOSE, PURGED_AT_ONCE, ROWS_AT_ONCE, Inbox
 from inbox.items import Draft, Item, NewItem, Outcome
 from inbox.records import Records
@@ -726,10 +725,11 @@ def two(emptied: Callable[[], str]) -> Iterator[tuple[Database, Database]]:
 def test_on_postgresql_claims_of_two_processes_take_turns(two: tuple[Database, Database]) -> None:
     database, other = two
     inbox = Inbox(other)
+    inbox.claim("zendesk", 1, LEASE_S, compose)  # makes the gate's row
     inbox.accept([new_item()])
     with ThreadPoolExecutor(1) as pool:
         with database.transaction() as db:
-            locked_gate(db, "zendesk")
+            db.rows("SELECT 1 FROM gates WHERE destination = 'zendesk' FOR UPDATE")
             claiming = pool.submit(claimed, inbox)
             wait_for(lambda: db.rows("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(1,)])
             assert not claiming.done()

@@ -35,10 +35,8 @@ def demo() -> Iterator[Demo]:
 
 
 def park(demo: Demo, post_id: str) -> None:
-    """Has Zendesk refuse a post with this id."""
-    [made] = demo.khoros.add_posts(1)
-    with demo.khoros._lock:
-        demo.khoros._posts[post_id] = {**demo.khoros._posts.pop(made), "entityId": post_id, "text": EVIL_TEXT}
+    """Lets Zendesk refuse a post with this id."""
+    demo.khoros.add_posts(1, entityId=post_id, text=EVIL_TEXT)
     demo.zendesk.faults.fail(1, 422, path="/api/v2/tickets", method="POST")
     lines = len(demo.relay.output)
     demo.khoros.label(post_id, LABEL)
