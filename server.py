@@ -208,7 +208,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # its base has no types
     """Serves the Flask app that gunicorn loads, behind the ASGI app that receives notifications."""
 
     CONFIG_KWARGS = {
-        "loop": "auto",
+        "loop": "asyncio",  # the same everywhere, with uvloop installed or not
         "http": Connection,
         "ws": "none",
         "lifespan": "off",

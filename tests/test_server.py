@@ -601,6 +601,13 @@ def test_a_worker_ends_when_its_master_was_killed(tmp_path: Path) -> None:
         wait_for(lambda: not relay.running and worker not in relay.pids, 20)
 
 
+def test_an_installed_uvloop_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "uvloop.py").write_text("raise SystemExit('nobody asks for it')", encoding="utf-8")
+    with Relay(env=alone(tmp_path, PYTHONPATH=str(tmp_path))) as relay, connect(relay.wait_ready()) as sock:
+        sock.sendall(post("good"))
+        assert sock.recv(12) == b"HTTP/1.1 202"
+
+
 def test_gunicorns_own_settings_bound_the_connections(tmp_path: Path) -> None:
     with Relay(env=alone(tmp_path, GUNICORN_CMD_ARGS="--worker-connections 20")) as relay, ExitStack() as stack:
         relay.wait_ready()
