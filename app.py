@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flask import Flask, Response, current_app, g, jsonify, render_template, request
+from flask import Flask, Response, g, jsonify, render_template, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import log
@@ -38,7 +38,7 @@ from operations import cli, status
 from operations.alerts import Alerts
 from operations.health import public_health
 from operations.metrics import Metrics
-from operations.relay import Relay
+from operations.relay import Relay, current_relay
 from operations.retention import Retention
 from zendesk_client import ZendeskClient
 
@@ -128,16 +128,10 @@ def _zendesk(settings: Settings) -> ZendeskDestination:
     return ZendeskDestination(client, account.url, style)
 
 
-def relay() -> Relay:
-    """The parts behind the current request."""
-    parts: Relay = current_app.extensions["relay"]
-    return parts
-
-
 def notifications() -> tuple[Response, int]:
     """POST /notifications where Flask itself is asked, by `flask run` or another server. Under gunicorn
     khoros/receive.py answers instead, in the same words."""
-    at, receiver = time.perf_counter(), relay().receiver
+    at, receiver = time.perf_counter(), current_relay().receiver
     receiver.admit(request.headers.get("Authorization", ""))
     push = Push(request.get_data(), own_request_id(), at)
     request.stream.read(1)  # a body of unknown length ends at the limit; only asking for more raises 413
@@ -154,17 +148,17 @@ def own_request_id() -> str:
 
 def health() -> tuple[Response, int]:
     """GET /health: states and counts. 503 when nothing can be stored."""
-    now = relay().health()
+    now = current_relay().health()
     return jsonify(public_health(now)), 503 if now is None else 200
 
 
 def landing() -> str:
     """GET /: what this is and whether it is connected. On Heroku the visit also tells the service its own address."""
-    now = relay().health()
+    now = current_relay().health()
     if now and request.method == "GET":
-        relay().subscriber.learn_address(request.host.lower(), secure=request.is_secure)
-    config = relay().config
-    shown: dict[str, Any] = {"label": config.label.pattern, "destinations": relay().destinations}
+        current_relay().subscriber.learn_address(request.host.lower(), secure=request.is_secure)
+    config = current_relay().config
+    shown: dict[str, Any] = {"label": config.label.pattern, "destinations": current_relay().destinations}
     return render_template("index.html", health=now, status_page=bool(config.status_password), **shown)
 
 

@@ -27,7 +27,7 @@ VARIABLES = {
     "STATUS_PASSWORD": "a long password that you make up for the pages /status and /metrics; without it they are off",
     "ALERT_WEBHOOK_URL": "an incoming webhook's address, in Slack: api.slack.com/apps > your app > Incoming Webhooks",
     "ALERT_AFTER_MINUTES": "how many minutes a post may wait before an alert is sent, normally 10",
-    "RETENTION_DAYS": "how many days a delivered post's text is kept, normally 30; 0 empties it within the hour",
+    "RETENTION_DAYS": "how many days a settled post's text is kept, normally 30; 0 empties it within the hour",
     "LOG_LEVEL": "DEBUG, INFO, WARNING or ERROR",
 }
 DAY_S = 86_400.0
