@@ -28,8 +28,6 @@ class Connection(HttpToolsProtocol):
 
     whole_within_s = 15.0  # from a connection or a request's first byte to its last
     answered_within_s = 60.0  # from there to the answer's last byte
-    leaving_s = 2.0  # when the worker stops: for a request that has begun or that a new connection brings
-    last_answers_s = 12.0  # and for an answer that is due; gunicorn.conf.py waits 20 for everything
     linger_s = 2.0  # after a refusal: a connection that is closed with bytes unread is reset, and the answer is lost
     most = MOST_CONNECTIONS
 
@@ -38,7 +36,6 @@ class Connection(HttpToolsProtocol):
         self.in_head, self.head_size = True, 0  # bytes of the names and values of its headers
         self.size = 0  # bytes since something of a request was complete
         self.arriving = False  # a request has begun and is not whole
-        self.leaving = False  # the worker stops
         self.refused = False  # nothing more is read
         self.idle_since = self.loop.time()
         self.limit = self.loop.call_later(self.whole_within_s, self.cut)
@@ -87,7 +84,7 @@ class Connection(HttpToolsProtocol):
             raise ValueError("too many requests wait")
         super().on_message_begin()
         self.arriving, self.head_size = True, 0
-        self.allow(self.leaving_s if self.leaving else self.whole_within_s)
+        self.allow(self.whole_within_s)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
@@ -100,8 +97,6 @@ class Connection(HttpToolsProtocol):
             raise ValueError("another protocol is wanted")
         super().on_headers_complete()
         self.in_head = False
-        if self.leaving:
-            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
@@ -111,7 +106,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
         self.arriving, self.in_head, self.size = False, True, 0
         if self.answer_due:
-            self.allow(self.last_answers_s if self.leaving else self.answered_within_s)
+            self.allow(self.answered_within_s)
         else:
             self.limit.cancel()
 
@@ -160,7 +155,7 @@ class Connection(HttpToolsProtocol):
         elif self.answer_due and not self.arriving:
             log.warning("request_cut", reason="its answer was not out in time")
             self.transport.abort()
-        elif self.arriving or self.leaving or self.cycle is None:
+        elif self.arriving or self.cycle is None:
             self.transport.abort()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -175,21 +170,11 @@ class Connection(HttpToolsProtocol):
         self.connections.discard(longest)  # at once: the next one too many must not choose it again
         longest.transport.abort()
 
-    def shutdown(self) -> None:
-        """The worker stops. An answer that is due is waited for; a request that has begun, or that a new connection is
-        about to bring, gets a moment."""
-        self.leaving = True
-        if self.cycle and self.answer_due:
-            self.cycle.keep_alive = False
-            self.allow(self.last_answers_s)
-        elif self.arriving or self.cycle is None:
-            self.allow(self.leaving_s)
-        else:
-            self.transport.close()
-
 
 class Server(uvicorn.Server):
-    """uvicorn's server inside a gunicorn worker. Once it stops, the worker claims no more items."""
+    """uvicorn's server inside a gunicorn worker."""
+
+    leave_after_s = 2.0
 
     def __init__(self, worker: Worker) -> None:
         super().__init__(worker.config)
@@ -200,7 +185,11 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter) or os.getppid() != self.worker.ppid  # gunicorn itself was killed
 
     async def shutdown(self, sockets: Any = None) -> None:
+        """Claims no more items, and answers whoever comes for another moment: a connection may wait to be accepted, and
+        the platform's router may not know yet. Then what has begun is finished."""
         self.worker.wsgi.extensions["relay"].stop_claiming()
+        self.server_state.default_headers = [(b"connection", b"close")]
+        await asyncio.sleep(self.leave_after_s)
         await super().shutdown(sockets)
 
 
@@ -218,7 +207,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # its base has no types
         "proxy_headers": False,
         "server_header": False,
         "date_header": False,
-        "timeout_graceful_shutdown": 15,  # seconds; more than the connections take
+        "timeout_graceful_shutdown": 8,  # seconds; gunicorn.conf.py waits 20 for this and the deliveries
     }
 
     def init_signals(self) -> None:
