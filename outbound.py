@@ -106,7 +106,7 @@ class Bearer(requests.auth.AuthBase):
 
 def new_session(url: str, pool_size: int = 1) -> requests.Session:
     """A session for the service at `url` that `pool_size` threads can share. It keeps connections, no cookies and no
-    credentials, and reads the environment's proxies and certificates once: for each call that takes longest."""
+    credentials, and reads the environment's proxies and certificates once, because that is slow."""
     session = requests.Session()
     session.mount("http://", HTTPAdapter(pool_maxsize=pool_size))
     session.mount("https://", HTTPAdapter(pool_maxsize=pool_size))

@@ -33,7 +33,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
-        self.in_head, self.head_size = True, 0  # bytes of the names and values of its headers
+        self.in_head, self.head_size = True, 0  # bytes
         self.size = 0  # bytes since something of a request was complete
         self.arriving = False  # a request has begun and is not whole
         self.refused = False  # nothing more is read
@@ -71,6 +71,8 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self.size > HEAD_LIMIT and not self.refused:
             self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        if self.cycle and not (self.refused or self.arriving or self.answer_due):
+            self.allow(self.timeout_keep_alive)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # as asyncio.Protocol has it
         """A sender that sends no more may still wait for its answer: the connection stays open for that."""
@@ -86,9 +88,16 @@ class Connection(HttpToolsProtocol):
         self.arriving, self.head_size = True, 0
         self.allow(self.whole_within_s)
 
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self.count_head(len(url))
+
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
-        self.head_size += len(name) + len(value)
+        self.count_head(len(name) + len(value) + 4)  # with the colon, the blank and the line's end
+
+    def count_head(self, size: int) -> None:
+        self.head_size += size
         if self.head_size > HEAD_LIMIT:
             raise ValueError("the head is too large")  # uvicorn asks for a refusal
 
@@ -107,14 +116,14 @@ class Connection(HttpToolsProtocol):
         self.arriving, self.in_head, self.size = False, True, 0
         if self.answer_due:
             self.allow(self.answered_within_s)
-        else:
-            self.limit.cancel()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self.idle_since = self.loop.time()
-        if not (self.arriving or self.pipeline or self.answer_due):
-            self.limit.cancel()
+        if self.pipeline:
+            self.flow.pause_reading()  # uvicorn reads on, and the body of the last request would grow
+        elif not (self.arriving or self.answer_due):
+            self.allow(self.timeout_keep_alive)
 
     # The end
 
@@ -134,32 +143,27 @@ class Connection(HttpToolsProtocol):
         self.refused = True
         if self.pipeline or (self.in_head and self.answer_due):
             self.cycle.keep_alive = False
+            self.allow(self.answered_within_s)
             return
         if self.in_head or not self.cycle.response_started:
             head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain\r\nConnection: close\r\n"
             self.transport.write(f"{head}Content-Length: {len(status.phrase)}\r\n\r\n{status.phrase}".encode())
         if not self.in_head:
-            self.cycle.disconnected = True  # nobody waits for the rest of its body
+            self.cycle.disconnected = True  # nobody waits for the rest of its body, or asks for it
+            self.cycle.waiting_for_100_continue = False
             self.cycle.message_event.set()
         with suppress(OSError):  # the other side has just hung up
             self.transport.write_eof()
         self.allow(self.linger_s)
 
     def cut(self) -> None:
-        """Ends what did not come to its end in time."""
-        if self.refused or self.transport.is_closing():
-            self.transport.abort()
-        elif self.arriving and (self.in_head or not self.cycle.response_started):
+        """Ends what did not come to its end in time, and a connection that was idle for as long as it may be."""
+        if self.arriving and not self.refused and (self.in_head or not self.cycle.response_started):
             log.warning("request_cut", reason="the request was not whole in time")
             self.end(HTTPStatus.REQUEST_TIMEOUT)
-        elif self.answer_due and not self.arriving:
+            return
+        if self.answer_due and not (self.arriving or self.refused):
             log.warning("request_cut", reason="its answer was not out in time")
-            self.transport.abort()
-        elif self.arriving or self.cycle is None:
-            self.transport.abort()
-
-    def timeout_keep_alive_handler(self) -> None:
-        """The connection was idle for as long as it may be, its last answer read or not."""
         self.transport.abort()
 
     def make_room(self) -> None:
@@ -185,7 +189,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter) or os.getppid() != self.worker.ppid  # gunicorn itself was killed
 
     async def shutdown(self, sockets: Any = None) -> None:
-        """Claims no more items, and answers whoever comes for another moment: a connection may wait to be accepted, and
+        """Claims no more items and goes on answering for two seconds: a connection may still wait to be accepted, and
         the platform's router may not know yet. Then what has begun is finished."""
         self.worker.wsgi.extensions["relay"].stop_claiming()
         self.server_state.default_headers = [(b"connection", b"close")]

@@ -223,7 +223,7 @@ def _error_code(payload: object) -> str | None:
 
 def _request_id(headers: Mapping[str, str]) -> str | None:
     given = headers.get("x-zendesk-request-id") or headers.get("x-request-id") or ""
-    return given[:200] or None  # it is kept in a column
+    return "".join(char for char in given if char.isprintable())[:200] or None  # what a column can keep
 
 
 def _quota(headers: Mapping[str, str]) -> Quota | None:

@@ -20,7 +20,7 @@ from outbound import AuthFailed, Limited, Rejected, ServiceError
 
 LEASE_S = 10.0
 RENEW_S = 3.0  # while a call is under way its lease is renewed this often, so that no call outlives it
-CHECK_S = 20.0  # a check that hangs holds the others up this long: a connect and a read time-out
+CHECK_S = 20.0  # the other processes wait this long for a check that hangs: a connect and a read time-out
 IDLE_S = 1.0
 
 
@@ -105,10 +105,10 @@ class Delivery:
         except Exception as error:
             log.error("delivery_broken", destination=self.destination.name, error=log.where(error))
 
-    def check(self) -> None:
-        """Asks the destination whether it takes our credentials, and moves the gate by the answer. Raises
-        DatabaseUnavailable."""
-        gate = self._inbox.begin_check(self.destination.name, CHECK_S)
+    def check(self, *, despite_hold: bool = False) -> None:
+        """Asks the destination whether it takes our credentials, and moves the gate by the answer; `despite_hold` also
+        while the gate is on hold. Raises DatabaseUnavailable."""
+        gate = self._inbox.begin_check(self.destination.name, CHECK_S, despite_hold=despite_hold)
         if gate is None:
             return
         started = time.monotonic()
@@ -185,7 +185,7 @@ class Delivery:
             log.warning("stopped_in_flight", destination=self.destination.name, items=len(self._under_way))
 
     def _run(self) -> None:
-        self._guarded(self.check)
+        self._guarded(lambda: self.check(despite_hold=True))
         while True:
             held_s = self._guarded(self._pass)
             if self._stopping and not self._under_way:

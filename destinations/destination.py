@@ -1,4 +1,4 @@
-"""What a destination is: a configured place that is told, with its own words, credentials, limits, gate and loop."""
+"""A destination is a place that items are sent to, with its own words, credentials, limits, gate and loop."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True)
 class Sent:
-    """A delivery: the log's word for it, its reference, and what the answer said beside. `reference` is the
-    destination's own name for what was made (a ticket's number)."""
+    """The log's word for a delivery, its reference, and details of the answer. `reference` is the destination's own
+    name for what was made (a ticket's number)."""
 
     how: str
     reference: str

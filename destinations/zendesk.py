@@ -166,8 +166,8 @@ class ZendeskDestination:
 
 
 def _outcome_unknown(item: Item) -> bool:
-    """Whether a ticket may exist that the idempotency key no longer protects, or never did: the key is forgotten, or
-    another item of the post got a ticket after this one's draft was frozen."""
+    """Whether to look for a ticket first: the key has expired, the event was polled, or the post got a ticket from
+    another item after this one's draft was frozen."""
     forgotten = item.sent_s_ago is not None and not 0 <= item.sent_s_ago <= KEY_LIFE_S
     overtaken = item.latest_reference not in (None, _draft(item).target)
     return item.source == "poll" or forgotten or overtaken

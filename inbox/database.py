@@ -97,8 +97,9 @@ class Database(ABC):
     def transaction(self, *, single: bool = False) -> Iterator[Session]:
         """A session whose changes are committed when the block ends without an exception. `single` promises one
         statement: PostgreSQL commits it by itself, without BEGIN and COMMIT."""
-        with self._errors_named(), self._writing(single and self._prepared) as session:
-            if not self._prepared:
+        prepared = self._prepared  # once: another thread may find out meanwhile that the database has failed
+        with self._errors_named(), self._writing(single and prepared) as session:
+            if not prepared:
                 schema.migrate(self, session)
             yield session
         self._prepared = True
@@ -152,13 +153,13 @@ class Database(ABC):
 
 
 def in_list(values: Iterable[Any]) -> tuple[str, dict[str, Any]]:
-    """What stands behind IN, and the values that it names. No value is in an empty list."""
+    """What stands behind IN, and the values that it names. An empty list matches nothing."""
     named = {f"v{number}": value for number, value in enumerate(values)}
     return f"({', '.join(f':{name}' for name in named) or 'NULL'})", named
 
 
 def values_table(rows: Sequence[Row]) -> tuple[str, Place]:
-    """VALUES for these rows, and their values by place: to look up hundreds of names takes longest."""
+    """VALUES for these rows, and their values by place: looking up hundreds of names is slow."""
     marks = f"({', '.join('?' * len(rows[0]))})"
     return f"VALUES {', '.join([marks] * len(rows))}", list(chain.from_iterable(rows))
 

@@ -41,8 +41,8 @@ class Facts:
         self.remember(name, json.dumps(asdict(value)))
 
     def load(self, name: str, kind: type[T]) -> T:
-        """The dataclass kept under `name`. The release beside this one may know other fields: what is unknown here is
-        ignored, what is missing has its default, and so has everything when the value cannot be read."""
+        """The dataclass kept under `name`. The other release may have other fields: unknown ones are ignored, missing
+        ones have their defaults. An unreadable value gives all defaults."""
         return read_tolerantly(self.recall(name), kind)
 
     def take_turn(self, name: str, for_s: float) -> bool:

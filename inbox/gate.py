@@ -13,7 +13,7 @@ BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 AUTH_BACKOFF_S = (5.0, 15.0, 30.0, 60.0)
 MAX_HOLD_S = 3600.0  # no hold lasts longer: the clock was set back, or a header is nonsense
 CALLS_PER_ITEM = 2  # what one item may cost: a look-up and a creation
-PATIENCE = 5  # attempts after which an item's trouble is its own, as long as others succeed
+PATIENCE = 5  # failed attempts after which the item is the cause, if others succeed
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Gate:
         return self if self.state == OPEN else replace(self, probe=item_id)
 
     def counted(self, now: float, calls_left: int, reset_s: float) -> Gate:
-        """What an answer said of the rate limit. Within a window the lowest counts: answers overtake each other."""
+        """What an answer said of the rate limit. Answers come out of order: the lowest count of a window stays."""
         ends_at = now + reset_s
         if self.calls_left is not None and self._in_window(now):
             if ends_at < self.window_ends_at - 2:
@@ -77,8 +77,8 @@ class Gate:
     def after_failure(
         self, now: float, version: int, state: str, reason: str, retry_after_s: float | None, attempts: int = 1
     ) -> Gate:
-        """The destination did not take it: close, longer each time, and never shorter than it asked for. An item that
-        failed often while the gate is open closes it no more."""
+        """The destination did not take it: close, longer each time, and never shorter than it asked for. After PATIENCE
+        attempts an item no longer closes an open gate."""
         if version != self.version or (attempts > PATIENCE and self.state == OPEN):
             return self
         steps = AUTH_BACKOFF_S if state == UNAUTHORISED else BACKOFF_S

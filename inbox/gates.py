@@ -31,7 +31,7 @@ def locked_gate(db: Session, destination: str) -> tuple[Gate, float]:
 
 
 def _gate(row: Row) -> tuple[Gate, float]:
-    """A NULL of the release beside this one counts as the default."""
+    """The other release may leave a column NULL: then its default is used."""
     *columns, now = row
     known = {name: value for name, value in zip(_GATE_COLUMNS, columns, strict=True) if value is not None}
     return Gate(**known), float(now)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from inbox.database import ConnectionsBusy, Database, DatabaseUnavailable, Row, Session, in_list, values_table
-from inbox.gate import OPEN, Gate
+from inbox.gate import LIMITED, OPEN, Gate
 from inbox.gates import keep_gate, locked_gate, moved_gate, read_gate
 from inbox.items import Claim, Counts, Draft, Item, NewItem, Outcome, Settled
 from inbox.rows import composed, draft_values, item_of, row_of, settlement
@@ -56,7 +56,8 @@ WHERE destination = :destination AND {IS_PENDING} AND {_IS_DUE}
 ORDER BY next_attempt_at, item.id LIMIT :free FOR UPDATE OF item SKIP LOCKED"""
 _UNDER_WAY = f"SELECT count(*) FROM items WHERE destination = :destination AND {IS_PENDING} AND {_IS_LEASED}"
 _IS_OUT = f"SELECT 1 FROM items WHERE id = :id AND {IS_PENDING_UNINDEXED} AND {_IS_LEASED}"
-_CLAIM = """UPDATE items SET owner = :owner, attempts = :attempts, next_attempt_at = :now + :lease_s,
+# :clock, not :now: the claim may have waited for the gate, and a lease begins with its commit.
+_CLAIM = """UPDATE items SET owner = :owner, attempts = :attempts, next_attempt_at = :clock + :lease_s,
     first_sent_at = :first_sent_at, kind = :kind, body = :body, key = :key, target = :target WHERE id = :id"""
 _PARK = f"UPDATE items SET state = '{PARKED}', reason = :reason, settled_at = :now WHERE id = :id"
 _MINE = f"id = :id AND {IS_PENDING_UNINDEXED} AND owner = :owner AND attempts = :attempts"
@@ -133,8 +134,8 @@ class Inbox:
     ) -> Claim:
         """Takes up to `free` items that are due, for `lease_s` seconds, and freezes what each of them sends.
 
-        Items in `under_way` are in this process's hands and are not taken again, whatever became of their lease. One
-        that `compose` cannot turn into a draft is parked and returned without a draft.
+        Items in `under_way` are never claimed again, even when their lease is over. One that `compose` cannot turn into
+        a draft is parked and returned without a draft.
         """
         with self._database.transaction() as db:
             gate, now = locked_gate(db, destination)
@@ -158,7 +159,7 @@ class Inbox:
     def _lease(self, item: Item, now: float, lease_s: float) -> dict[str, Any]:
         first_sent_at = now - (item.sent_s_ago or 0.0)
         mine = {"id": item.id, "owner": self.owner, "attempts": item.attempts}
-        return {**mine, "now": now, "lease_s": lease_s, "first_sent_at": first_sent_at, **draft_values(item.draft)}
+        return {**mine, "lease_s": lease_s, "first_sent_at": first_sent_at, **draft_values(item.draft)}
 
     def refreeze(self, item: Item, draft: Draft, lease_s: float) -> Item | None:
         """Replaces what an item sends and renews its lease; None when the lease was lost."""
@@ -197,12 +198,14 @@ class Inbox:
             gate, now = read_gate(db, destination) or (Gate(), 0.0)
         return gate, gate.held_for(now)
 
-    def begin_check(self, destination: str, for_s: float) -> Gate | None:
+    def begin_check(self, destination: str, for_s: float, *, despite_hold: bool = False) -> Gate | None:
         """The gate before a check of the destination's credentials, which keeps everything else back for `for_s`
-        seconds or until `end_check`; None when the gate is on hold or its probe is under way."""
+        seconds or until `end_check`; None when the gate is on hold or its probe is under way. `despite_hold` checks all
+        the same, unless the hold is a rate limit: a person may have repaired what the others still wait for."""
         with self._database.transaction() as db:
             gate, now = locked_gate(db, destination)
-            if gate.held_for(now) or _probe_is_out(db, gate, now):
+            on_hold = gate.held_for(now) and not (despite_hold and gate.state != LIMITED)
+            if on_hold or _probe_is_out(db, gate, now):
                 return None
             if gate.state != OPEN:
                 keep_gate(db, destination, gate, replace(gate, hold_until=now + for_s))
@@ -269,5 +272,5 @@ def _insert_new(db: Session, rows: Sequence[Row]) -> set[Row]:
 
 
 def _probe_is_out(db: Session, gate: Gate, now: float) -> bool:
-    """Whether the item that tries the gate has not come back, and its lease runs."""
+    """Whether the probe is still under way."""
     return gate.probe is not None and bool(db.rows(_IS_OUT, {"id": gate.probe, "now": now}))

@@ -31,7 +31,7 @@ class Postgresql(Database):
 
     kind = "PostgreSQL"
     ID = "BIGSERIAL NOT NULL PRIMARY KEY"
-    # In whichever schema they are: a role need not be allowed to make what it may use.
+    # The tables may be in any schema that the role can see.
     TABLE_NAMES = "SELECT relname FROM pg_class WHERE pg_table_is_visible(oid)"
     errors = (psycopg.Error,)
     CLOCK = "CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION)"
@@ -53,7 +53,7 @@ class Postgresql(Database):
         super().__init__(wait_s)
 
         class Connection(psycopg.Connection[Row]):
-            """Keeps the reason why the latest connection could not be made: the pool tells only that none came."""
+            """Keeps the reason of the last failed connect; the pool reports only a time-out."""
 
             @classmethod
             def connect(cls, conninfo: str = "", **options: Any) -> Any:
@@ -65,8 +65,12 @@ class Postgresql(Database):
                 self._refusal = None
                 return made
 
+        # A process that is frozen or gone within a transaction stops nobody else for long: 2 s, and its session 10 s.
+        self._begin = f"""BEGIN; SET LOCAL lock_timeout = '{wait_s * 400:.0f}ms';
+            SET LOCAL idle_in_transaction_session_timeout = '{wait_s * 2000:.0f}ms'"""
         self._clock = clock
         self._refusal: Exception | None = None
+        self._used: set[Any] = set()
         self._pool = psycopg_pool.ConnectionPool(
             url,
             connection_class=Connection,
@@ -92,8 +96,11 @@ class Postgresql(Database):
     def _writing(self, single: bool) -> Iterator[Session]:
         with self._connected() as session:
             if not single:
-                session.change("BEGIN")
-            yield session
+                session.change(self._begin)
+            try:
+                yield session
+            except psycopg.errors.LockNotAvailable as error:
+                raise ConnectionsBusy(f"another process has kept a row locked for {self._wait_s * 0.4:g} s") from error
             if not single:
                 session.change("COMMIT")
 
@@ -101,12 +108,14 @@ class Postgresql(Database):
     def _connected(self) -> Iterator[Session]:
         self._pool.open()  # in the process that uses it: the pool's threads do not survive a fork
         driver = self._free_connection()
+        self._used.add(driver)
         try:
             yield self.session_class(driver, self._spell)
         except BaseException:
             driver.close()  # whatever state it is in
             raise
         finally:
+            self._used.discard(driver)
             self._pool.putconn(driver)
 
     def _free_connection(self) -> Any:
@@ -115,13 +124,13 @@ class Postgresql(Database):
             try:
                 return self._pool.getconn(timeout=0.25)
             except psycopg_pool.PoolTimeout:
-                if self._refusal:
+                if self._refusal and not self._used:  # otherwise one of ours will come back
                     raise DatabaseUnavailable(reason_of(self._refusal)) from self._refusal
                 if time.monotonic() > give_up_at:
                     said = f"all {self.MOST_CONNECTIONS} connections were in use for {self._wait_s:g} s"
                     raise ConnectionsBusy(said) from None
 
-    def _spell(self, sql: str, values: Values | Place) -> tuple[str, list[Any]]:
+    def _spell(self, sql: str, values: Values | Place) -> tuple[str, list[Any] | None]:
         """The statement with PostgreSQL's placeholders, and the server's clock unless a test brings its own."""
         clock = self._clock() if self._clock else None
         sql = sql if self._clock else sql.replace(":clock", self.CLOCK)
@@ -129,6 +138,6 @@ class Postgresql(Database):
             numbers = count(1)
             given = [clock, *values] if ":clock" in sql else values
             return re.sub(r"\?|:clock", lambda mark: f"${next(numbers)}", sql), given
-        order: dict[str, int] = {}
+        order: dict[str, int] = {}  # of names
         sql = re.sub(r"(?<!:):([a-z]\w*)", lambda name: f"${order.setdefault(name[1], len(order) + 1)}", sql)
-        return sql, [clock if name == "clock" else values[name] for name in order]
+        return sql, [clock if name == "clock" else values[name] for name in order] or None

@@ -123,7 +123,7 @@ class Records:
         return object_in(found[0][0]) if found and found[0][0] != EMPTY else None
 
     def attempts(self, item_ids: Iterable[int]) -> list[AttemptRecord]:
-        """Every recorded attempt at these items, oldest first. A missing number is one that nobody lived to record."""
+        """Every recorded attempt at these items, oldest first. A missing number: the process ended before it."""
         among, values = in_list(item_ids)
         with self._database.reading() as db:
             found = db.rows(f"{_ATTEMPTS} WHERE item_id IN {among} ORDER BY item_id, id", values)

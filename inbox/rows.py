@@ -51,7 +51,7 @@ def object_in(text: str) -> dict[str, Any]:
 
 
 def composed(item: Item, compose: Callable[[Item], Draft]) -> Item:
-    """The item with its draft; one that cannot be composed must not hold up the others, and stays without."""
+    """The item with its draft; without one when it cannot be composed, so that it does not stop the others."""
     if item.draft is not None:
         return item
     try:

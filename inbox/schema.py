@@ -1,7 +1,7 @@
 """The tables and how they change from release to release: numbered steps, each made once, in one transaction.
 
-Two releases share a database during every deploy. So a step must suit the release before it as well: it adds, and
-what a release no longer uses goes one step later.
+Two releases share a database during every deploy, so a step must suit the release before it as well: it adds, and a
+column is removed one release after its last use.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE attempts (
         id {id},
         item_id BIGINT NOT NULL,
-        number INTEGER NOT NULL,  -- the item's attempts then; a gap: no answer was recorded
+        number INTEGER NOT NULL,  -- a missing one: that attempt has no recorded answer
         at DOUBLE PRECISION NOT NULL,
         took_s DOUBLE PRECISION NOT NULL,
         outcome VARCHAR(20) NOT NULL,

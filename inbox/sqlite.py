@@ -94,7 +94,7 @@ class Sqlite(Database):
         return sql, {"clock": self._clock(), **values}
 
     def _check_still_there(self, session: Session) -> None:
-        """Notices that the file was moved, deleted or replaced: what was just committed lies where nobody will look."""
+        """Raises when the file was moved, deleted or replaced: the commit went to the old one."""
         if session.file != _file_at(self._path):
             log.error("database_moved", reason=MOVED)
             raise DatabaseUnavailable(MOVED)

@@ -124,7 +124,7 @@ class Asgi:
                     waiting.set_result(answer)
 
     async def _page(self, scope: HTTPScope, receive: Receive, send: Send, name: str, at: float) -> None:
-        """Lets the WSGI app answer in a thread. It reads a body only after the password, so no stranger blocks one."""
+        """Lets the WSGI app answer in a thread. It reads a body only after the password: strangers keep none busy."""
         status: int | None = None
 
         async def send_and_note(message: SendEvent) -> None:

@@ -127,7 +127,7 @@ class _Poll:
         self._ascending = self._descending = False
 
     def ends_with(self, page: Page, all_dates: Dates, since: float) -> bool:
-        """Adds a page. Returns whether the rest is known: nothing was new on it, or it goes down to what is too old."""
+        """Adds a page. Returns whether it is the last: nothing on it is new, or it ends with too old events."""
         dates = [date for date in all_dates if date is not None]
         ascending, descending = dates == sorted(dates), dates == sorted(dates, reverse=True)
         self._ascending |= ascending and not descending

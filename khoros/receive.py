@@ -82,7 +82,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Reading:
-    """What a notification holds for the inbox; or why nothing of it can be read, or why it is ignored."""
+    """The items of a notification, or the reason why there are none."""
 
     source: str
     request_id: str | None

@@ -143,7 +143,7 @@ def deliver_once(relay: Relay, stalled_s: float = STALLED_S) -> None:
         logging.getLogger("relay").setLevel(logging.WARNING)  # the bar shows the rest
     left, working = relay.inbox.counts().pending, []
     for name, delivery in relay.deliveries.items() if left else ():
-        delivery.check()
+        delivery.check(despite_hold=True)
         if relay.inbox.gate(name)[0].state not in (OUTAGE, UNAUTHORISED):
             delivery.start()
             working.append(name)

@@ -60,6 +60,8 @@ SENSELESS = {
 ENDLESS = {
     "a head of one long line": b"GET / HTTP/1.1\r\nX-Long: " + b"x" * HEAD_LIMIT,
     "a head of many long lines": b"GET / HTTP/1.1\r\n" + (b"X-Long: " + b"x" * 8_000 + b"\r\n") * 20,
+    "a long address": b"GET /" + b"x" * HEAD_LIMIT + b" HTTP/1.1\r\n\r\n",
+    "many short headers": b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 8_000 + b"\r\n",
     "a chunk's size": CHUNKED + b"0" * 300_000,
     "a trailer": CHUNKED + b"0\r\nX-Long: " + b"x" * 300_000,
 }
@@ -105,7 +107,7 @@ class Served:
         self.at_work = threading.Semaphore(0)  # one for each request to /wait
         self.go_on = threading.Event()
         self.gone = threading.Event()  # a sender hung up before its request was whole
-        self.thread = threading.Thread(target=lambda: asyncio.run(self.server.serve([self.listener])))
+        self.thread = threading.Thread(target=lambda: asyncio.run(self.serve()))
 
     def __enter__(self) -> Served:
         self.thread.start()
@@ -117,6 +119,13 @@ class Served:
         self.stop()
         self.thread.join(30)
         assert not self.thread.is_alive()
+
+    async def serve(self) -> None:
+        """As the worker does; in the end the process is gone, and with it what is still connected."""
+        await self.server.serve([self.listener])
+        for connection in list(cast("set[Connection]", self.server.server_state.connections)):
+            connection.transport.abort()
+        await asyncio.sleep(0)
 
     def stop(self) -> None:
         """As SIGTERM does."""
@@ -246,6 +255,15 @@ def test_a_body_that_breaks_off_into_nonsense_ends_the_reading_at_once() -> None
         assert served.gone.wait(10)
 
 
+def test_who_expects_a_word_to_go_on_and_sends_nonsense_gets_no_second_answer(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = READ + b"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert statuses(answer(served, head + b"NONSENSE\r\n\r\n")) == b"400"
+    assert statuses(answer(served, LAST)) == b"200"
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_a_wish_for_another_protocol_in_two_parts_is_refused(served: Served) -> None:
     with served.connect() as sock:
         sock.sendall(READ + b"Connection: Upgrade\r\nUpgr")
@@ -293,6 +311,19 @@ def test_an_idle_connection_is_closed_in_the_end(caplog: pytest.LogCaptureFixtur
         sock.sendall(GET)
         assert statuses(all_of(sock)) == b"200"
     assert events(caplog) == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [EARLY + b"Content-Length: 3\r\n\r\n", GET],
+    ids=["an early answer and then the body", "an answer and then a blank line"],
+)
+def test_a_connection_is_idle_again_whatever_came_after_its_answer(data: bytes) -> None:
+    with Served(keep_alive_s=1) as served, served.connect() as sock:
+        sock.sendall(data)
+        assert read_hello(sock)
+        sock.sendall(b"abc" if data.startswith(EARLY) else b"\r\n")
+        assert sock.recv(1) == b""
 
 
 # Requests and their answers
@@ -566,6 +597,26 @@ def test_strangers_cannot_fill_the_memory_with_what_nobody_reads(relay: Relay) -
             sock.sendall(post("good too"))
             assert sock.recv(12) == b"HTTP/1.1 202"
         assert relay.rss_bytes() - before < 60 * 1024 * 1024
+
+
+def test_strangers_cannot_fill_the_memory_with_a_body_behind_many_requests(relay: Relay) -> None:
+    """Each answer makes room to read on, while the last request's body waits for its turn."""
+    before, get = relay.rss_bytes(), b"GET /static/style.css HTTP/1.1\r\nHost: r\r\n\r\n"
+    data = get * 90 + b"POST /health HTTP/1.1\r\nHost: r\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 30_000_000
+    with ExitStack() as stack:
+        socks = [stack.enter_context(connect(relay)) for _ in range(10)]
+        for sock in socks:
+            threading.Thread(target=send_quietly, args=(sock, data), daemon=True).start()
+        for sock in socks:
+            received = b""
+            while received.count(b"HTTP/1.1 200") < 90:
+                received += sock.recv(65536)
+        assert relay.rss_bytes() - before < 100 * 1024 * 1024
+
+
+def send_quietly(sock: socket.socket, data: bytes) -> None:
+    with suppress(OSError):
+        sock.sendall(data)
 
 
 def test_the_file_of_the_inbox_is_its_owners_alone(relay: Relay) -> None:

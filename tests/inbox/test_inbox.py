@@ -9,14 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 
+import psycopg
 import pytest
 from claims import LEASE_S, claim, claimed, move_gate, refuse, settle
 from conftest import Clock, compose, new_item, rows, wait_for
 from sessions import execute, watch
 
 from inbox import open_database
-from inbox.database import Database, DatabaseUnavailable, Session, Values
-from inbox.gate import LIMITED, OPEN, OUTAGE, Gate
+from inbox.database import ConnectionsBusy, Database, DatabaseUnavailable, Session, Values
+from inbox.gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED, Gate
 from inbox.inbox import CANNOT_COMPOSE, PURGED_AT_ONCE, ROWS_AT_ONCE, Inbox
 from inbox.items import Draft, Item, NewItem, Outcome
 from inbox.records import Records
@@ -753,3 +754,72 @@ def test_on_postgresql_a_purge_does_not_wait_for_a_row_that_someone_holds(two: t
     with ThreadPoolExecutor(1) as pool, database.transaction() as db:
         db.rows("SELECT id FROM items WHERE event_uuid = 'e1' FOR UPDATE")
         assert pool.submit(inbox.purge, -1).result(5) == 1
+
+
+def test_on_postgresql_a_lease_begins_when_the_claim_has_its_turn(two: tuple[Database, Database]) -> None:
+    """Not when it began to wait for it: a lease that is half over is renewed too late, and the item is sent twice."""
+    database, other = two
+    inbox = Inbox(other)
+    inbox.claim("zendesk", 1, LEASE_S, compose)  # makes the gate's row
+    inbox.accept([new_item()])
+    with ThreadPoolExecutor(1) as pool:
+        with database.transaction() as db:
+            db.rows("SELECT 1 FROM gates WHERE destination = 'zendesk' FOR UPDATE")
+            claiming = pool.submit(claimed, inbox)
+            wait_for(lambda: db.rows("SELECT count(*) FROM pg_locks WHERE NOT granted") == [(1,)])
+            db.rows("SELECT pg_sleep(1)")
+        assert claiming.result(10) == ["event-1"]
+    with database.reading() as db:
+        [(before, after)] = db.rows("SELECT first_sent_at, next_attempt_at FROM items")
+    assert after - before > LEASE_S + 0.9
+
+
+def test_on_postgresql_a_process_that_hangs_in_a_transaction_stops_nobody_for_long(
+    emptied: Callable[[], str],
+) -> None:
+    url = emptied()
+    with closing(open_database(url, wait_s=0.5)) as database, closing(open_database(url, wait_s=0.5)) as hanging:
+        inbox = Inbox(database)
+        inbox.claim("zendesk", 1, LEASE_S, compose)
+        inbox.accept([new_item()])
+        with pytest.raises(DatabaseUnavailable), hanging.transaction() as db:
+            db.rows("SELECT 1 FROM gates WHERE destination = 'zendesk' FOR UPDATE")
+            with pytest.raises(ConnectionsBusy, match="kept a row locked"):
+                claim(inbox)
+            wait_for(lambda: can_claim(inbox))
+        assert inbox.counts().pending == 1
+
+
+def can_claim(inbox: Inbox) -> bool:
+    try:
+        return claimed(inbox) == ["event-1"]
+    except ConnectionsBusy:
+        return False
+
+
+def test_on_postgresql_who_gets_no_further_connection_waits_for_one_that_comes_back(
+    emptied: Callable[[], str],
+) -> None:
+    url = emptied()
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute("CREATE ROLE lonely LOGIN CONNECTION LIMIT 1")
+        owner.execute("GRANT ALL ON SCHEMA public TO lonely")
+        with closing(open_database(f"{url}{'&' if '?' in url else '?'}user=lonely")) as database:
+            inbox = Inbox(database)
+            with ThreadPoolExecutor(1) as pool:
+                with database.transaction() as db:
+                    accepting = pool.submit(inbox.accept, [new_item()])
+                    db.rows("SELECT pg_sleep(1)")
+                    assert not accepting.done()
+                assert accepting.result(10) == [True]
+        owner.execute("DROP OWNED BY lonely")
+        owner.execute("DROP ROLE lonely")
+
+
+@pytest.mark.parametrize(("state", "checks"), [(OUTAGE, True), (UNAUTHORISED, True), (LIMITED, False)])
+def test_a_first_check_does_not_wait_for_a_hold_that_a_person_may_have_repaired(
+    state: str, checks: bool, inbox: Inbox
+) -> None:
+    move_gate(inbox, state, retry_after_s=60.0)
+    assert inbox.begin_check("zendesk", 20) is None
+    assert (inbox.begin_check("zendesk", 20, despite_hold=True) is not None) == checks
