@@ -123,7 +123,7 @@ MUTATIONS = [
         "the lease: claims never exclude each other",
         "inbox/inbox.py:_CLAIM",
         "simulation",
-        change=(r":now \+ :lease_s", ":now"),
+        change=(r":clock \+ :lease_s", ":clock"),
     ),
     Mutation(
         "the owner: a late worker settles an item of another",
