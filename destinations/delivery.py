@@ -161,8 +161,9 @@ class Delivery:
     # The threads
 
     def wake(self) -> None:
-        """Something was just committed: look at once, unless the gate is known to be closed."""
-        if not self._on_hold:
+        """Something was just committed: look at once, unless the gate is known to be closed or every place is taken.
+        Then the next answer wakes the loop."""
+        if not self._on_hold and len(self._under_way) < self.destination.parallel:
             self._wake.set()
 
     def start(self) -> None:
