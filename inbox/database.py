@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from typing import Any, ClassVar
 
-from inbox import schema
+from inbox.schema import LATER, STEPS, UNNUMBERED
 
 WAIT_S = 5.0  # for other threads and programs that use the database
 
@@ -100,7 +100,7 @@ class Database(ABC):
         prepared = self._prepared  # once: another thread may find out meanwhile that the database has failed
         with self._errors_named(), self._writing(single and prepared) as session:
             if not prepared:
-                schema.migrate(self, session)
+                migrate(self, session)
             yield session
         self._prepared = True
 
@@ -139,9 +139,9 @@ class Database(ABC):
             yield
         except ConnectionsBusy:
             raise
-        except (DatabaseUnavailable, schema.OtherRelease) as error:
+        except DatabaseUnavailable:
             self._start_anew()
-            raise DatabaseUnavailable(str(error)) from error
+            raise
         except self.errors as error:
             self._start_anew()
             raise DatabaseUnavailable(reason_of(error)) from error
@@ -150,6 +150,34 @@ class Database(ABC):
         """Old connections may lead to a server that is gone, or to a file that was moved or read-only then."""
         self._prepared = False
         self._renew()
+
+
+def migrate(database: Database, session: Session, steps: Sequence[Sequence[str]] = STEPS) -> None:
+    """Makes the steps that the database does not have yet. Raises DatabaseUnavailable for tables that are not ours, or
+    a later release's."""
+    if (there := _schema_version(database, session)) < len(steps):
+        database.lock_schema(session)
+        there = _schema_version(database, session)  # another process may have made them meanwhile
+    if there > len(steps) + 1:
+        raise DatabaseUnavailable(LATER.format(there=there, known=len(steps)))
+    if there >= len(steps):
+        return
+    for step in steps[there:]:
+        for statement in step:
+            session.change(statement.replace("{id}", database.ID))
+    if there == 0:
+        session.change("CREATE TABLE schema_version (version INTEGER NOT NULL)")
+        session.change("INSERT INTO schema_version (version) VALUES (0)")
+    session.change("UPDATE schema_version SET version = :version", {"version": len(steps)})
+
+
+def _schema_version(database: Database, session: Session) -> int:
+    names = {name for (name,) in session.rows(database.TABLE_NAMES)}
+    if "schema_version" in names:
+        return int(session.rows("SELECT version FROM schema_version")[0][0])
+    if {"inbox", "memory"} <= names:
+        raise DatabaseUnavailable(UNNUMBERED)
+    return 0
 
 
 def in_list(values: Iterable[Any]) -> tuple[str, dict[str, Any]]:

@@ -6,12 +6,6 @@ column is removed one release after its last use.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from inbox.database import Database, Session
-
 PENDING, DELIVERED, PARKED, DISCARDED = "pending", "delivered", "parked", "discarded"
 EMPTY = "{}"  # the payload of an item whose customer's text is no longer kept
 
@@ -87,34 +81,3 @@ UNNUMBERED = (
     "set DATABASE_URL to an empty database, or move the file away"
 )
 LATER = "the database was made by a later release, schema {there} where this one knows {known}; deploy that one again"
-
-
-class OtherRelease(Exception):
-    """The tables are not ours, or a later release's. The message says what to do."""
-
-
-def migrate(database: Database, session: Session, steps: Sequence[Sequence[str]] = STEPS) -> None:
-    """Makes the steps that the database does not have yet. Raises OtherRelease."""
-    if (there := _version(database, session)) < len(steps):
-        database.lock_schema(session)
-        there = _version(database, session)  # another process may have made them meanwhile
-    if there > len(steps) + 1:
-        raise OtherRelease(LATER.format(there=there, known=len(steps)))
-    if there >= len(steps):
-        return
-    for step in steps[there:]:
-        for statement in step:
-            session.change(statement.replace("{id}", database.ID))
-    if there == 0:
-        session.change("CREATE TABLE schema_version (version INTEGER NOT NULL)")
-        session.change("INSERT INTO schema_version (version) VALUES (0)")
-    session.change("UPDATE schema_version SET version = :version", {"version": len(steps)})
-
-
-def _version(database: Database, session: Session) -> int:
-    names = {name for (name,) in session.rows(database.TABLE_NAMES)}
-    if "schema_version" in names:
-        return int(session.rows("SELECT version FROM schema_version")[0][0])
-    if {"inbox", "memory"} <= names:
-        raise OtherRelease(UNNUMBERED)
-    return 0

@@ -16,10 +16,10 @@ from conftest import compose, new_database, new_item
 from sessions import execute, watch
 
 from inbox import open_database
-from inbox.database import Database, DatabaseUnavailable, Session, Values
+from inbox.database import Database, DatabaseUnavailable, Session, Values, migrate
 from inbox.inbox import Inbox
 from inbox.records import Records
-from inbox.schema import STEPS, migrate
+from inbox.schema import STEPS
 
 # What the next releases could add.
 SECOND = (
