@@ -94,7 +94,7 @@ def _wire(settings: Settings) -> Relay:
         config.company_id,
         Routes([Route(config.label, destination.name)]).names_for,
         inbox,
-        lambda count: delivery.wake(),
+        delivery.wake,
         metrics.on_receipt if metrics else lambda receipt, seconds: None,
     )
     khoros = KhorosClient(config.khoros_url, config.khoros_token, config.company_id)

@@ -108,7 +108,7 @@ class Reading:
 
 
 class Receiver:
-    """Puts notifications into the inbox, and calls `wake` with the number of new items after each commit.
+    """Puts notifications into the inbox, and calls `wake` after each commit that brought something new.
 
     `names_for` gives the destinations of an event. While `open` is False nothing is accepted, because nothing would
     deliver it.
@@ -120,7 +120,7 @@ class Receiver:
         company_id: int,
         names_for: Callable[[Event], Sequence[str]],
         inbox: Inbox,
-        wake: Callable[[int], object],
+        wake: Callable[[], object],
         on_receipt: Callable[[Receipt, float], object] = lambda receipt, seconds: None,
     ) -> None:
         self._tokens, self._company_id, self._names_for = tokens, company_id, names_for
@@ -184,7 +184,8 @@ class Receiver:
     def _keep(self, readings: Sequence[Reading]) -> list[Receipt]:
         """Commits what was read, and logs what became of it. Raises DatabaseUnavailable when nothing is kept."""
         new = self._inbox.accept([item for reading in readings for item in reading.items])
-        self._wake(sum(new))
+        if any(new):
+            self._wake()
         rest = iter(new)
         return [reading.log([next(rest) for _ in reading.items]) for reading in readings]
 

@@ -302,16 +302,14 @@ def names_for_zendesk(event: object) -> tuple[str, ...]:
     return ("zendesk",)
 
 
-def new_receiver(config: Config, inbox: Inbox, wake: Callable[[int], object] = lambda count: None) -> Receiver:
+def new_receiver(config: Config, inbox: Inbox, wake: Callable[[], object] = lambda: None) -> Receiver:
     """A receiver that takes every event, and is open."""
     receiver = Receiver(config.bearer_tokens, config.company_id, names_for_zendesk, inbox, wake)
     receiver.open = True
     return receiver
 
 
-def new_subscriber(
-    config: Config, database: Database, wake: Callable[[int], object] = lambda count: None
-) -> Subscriber:
+def new_subscriber(config: Config, database: Database, wake: Callable[[], object] = lambda: None) -> Subscriber:
     """The subscriber of one more process."""
     khoros = KhorosClient(config.khoros_url, config.khoros_token, config.company_id)
     facts, receiver = Facts(database), new_receiver(config, Inbox(database), wake)

@@ -658,3 +658,10 @@ def test_no_error_repeats_a_secret_or_a_customers_text(
             assert [secret for secret in SECRETS if secret in repr(caught.value)] == []
         zendesk.remove("POST", TICKETS)
     assert [secret for secret in SECRETS if secret in repr(client) + repr(basic)] == []
+
+
+def test_a_request_id_keeps_only_what_a_column_can_keep() -> None:
+    """PostgreSQL refuses NUL, and with it the record of every attempt in the same commit."""
+    with pytest.raises(Rejected) as refusal:
+        read_zendesk_answer(Answer(422, {"x-zendesk-request-id": "a\x00b\x1f" + "c" * 300}, b"{}"))
+    assert refusal.value.request_id == "ab" + "c" * 198

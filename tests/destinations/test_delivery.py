@@ -1193,3 +1193,13 @@ def test_a_success_is_logged_with_the_destinations_word_for_what_it_made(
     Delivery(inbox, mailbox).deliver_due()
     logged = fields_of(caplog, "letter_sent")
     assert (logged["letter"], logged["attempts"], logged["level"]) == ("letter-1", 1, logging.INFO)
+
+
+@pytest.mark.parametrize("state", [OUTAGE, UNAUTHORISED])
+def test_a_start_does_not_wait_for_a_hold_that_a_person_may_have_repaired(
+    state: str, delivery: Delivery, inbox: Inbox
+) -> None:
+    inbox.end_check("zendesk", inbox.gate("zendesk")[0], Outcome(state, 0.1, reason="of before", retry_after_s=60.0))
+    delivery.start()
+    wait_for(lambda: inbox.gate("zendesk")[0].state == OPEN)
+    delivery.stop(10)

@@ -61,7 +61,7 @@ def inbox(database: Database) -> Iterator[Watched]:
 
 @pytest.fixture
 def receiver(inbox: Watched) -> Receiver:
-    receiver = Receiver((TOKEN,), 123, names_for_zendesk, inbox, lambda count: None)
+    receiver = Receiver((TOKEN,), 123, names_for_zendesk, inbox, lambda: None)
     receiver.open = True
     return receiver
 

@@ -59,14 +59,14 @@ def config(database_url: str, khoros: FakeKhoros) -> Config:
 
 @pytest.fixture
 def woken() -> list[int]:
-    """The number of new items, for each time the delivery was woken."""
+    """A 1 for each time the delivery was woken."""
     return []
 
 
 @pytest.fixture
 def subscriber(config: Config, database: Database, khoros: FakeKhoros, woken: list[int]) -> Subscriber:
     """A service that has subscribed and polled for the first time."""
-    subscriber = new_subscriber(config, database, woken.append)
+    subscriber = new_subscriber(config, database, lambda: woken.append(1))
     assert subscriber.step() == 0.0
     subscriber.step()
     return subscriber
@@ -177,7 +177,7 @@ def test_events_that_are_not_ours_are_ignored_without_a_line(
         return () if "Praise" in event.labels else ("zendesk",)
 
     client, facts = KhorosClient(config.khoros_url, config.khoros_token, 123), Facts(database)
-    receiver = Receiver(config.bearer_tokens, config.company_id, names_for, Inbox(database), lambda count: None)
+    receiver = Receiver(config.bearer_tokens, config.company_id, names_for, Inbox(database), lambda: None)
     subscriber = Subscriber(config, facts, client, CatchUp(config, facts, receiver, client))
     subscriber.step()
     put(khoros, "company", clock.now, companyId=9)

@@ -26,7 +26,7 @@ from inbox.database import Database, DatabaseUnavailable
 from inbox.facts import Facts
 from inbox.gate import AUTH_BACKOFF_S, OUTAGE
 from inbox.inbox import Inbox
-from inbox.items import NewItem
+from inbox.items import NewItem, Outcome
 from khoros.subscription import subscription_status
 from operations import cli
 from operations.cli_output import command
@@ -648,6 +648,13 @@ class TestDeliverOnce:
         result = invoke(connected, "deliver", "--once")
         assert (result.exit_code, result.stdout, len(zendesk.tickets)) == (0, "Nothing is left to deliver.\n", 25)
         assert "Delivering 25 posts" in result.stderr and "event=ticket_created" in result.stderr
+
+    def test_repaired_credentials_are_tried_at_once(self, connected: Flask, zendesk: FakeZendesk) -> None:
+        fill(connected, 1)
+        inbox = relay_of(connected).inbox
+        refused = Outcome("unauthorised", 0.1, reason="refused before", retry_after_s=60.0)
+        inbox.end_check("zendesk", inbox.gate("zendesk")[0], refused)
+        assert (invoke(connected, "deliver", "--once").exit_code, len(zendesk.tickets)) == (0, 1)
 
     def test_a_terminal_shows_a_bar_instead_of_the_log(self, connected: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda self: True, raising=False)
