@@ -5,23 +5,21 @@ API reference: https://developer.zendesk.com/api-reference/ticketing/introductio
 
 from __future__ import annotations
 
-import re
+import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from outbound import Answer, AuthFailed, Bearer, Limited, Quota, Rejected, ServiceError, Unavailable, new_session, send
+from outbound import Answer, AuthFailed, Bearer, Quota, Rejected, Unavailable, new_session, send
+from zendesk_answers import SCOPE, read_quota, read_request_id, read_token_answer, read_zendesk_answer
 
-SCOPE = "tickets:read tickets:write"
 TOKEN_LIFE_S = 3600
 RENEW_BEFORE_S = 60
-RESET_UNKNOWN_S = 1.0  # how long a remaining count holds when Zendesk does not say when it is renewed
 API_TOKENS_END = "2027-04-30"
-_is_count = re.compile("[0-9]{1,9}").fullmatch
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,7 @@ class Ticket:
     id: int
     status: str = ""
     description: str = ""
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,15 +78,38 @@ class ZendeskClient:
         return _reply(*self._call("POST", "/api/v2/tickets", body, {"Idempotency-Key": idempotency_key}))
 
     def find_tickets(self, external_id: str) -> list[Ticket]:
-        """The tickets with this external_id, newest first (…/ticketing/tickets/tickets/#list-tickets)."""
+        """The tickets with this external_id, newest first, without those that Zendesk has archived
+        (…/ticketing/tickets/tickets/#list-tickets)."""
         payload, _ = self._call("GET", "/api/v2/tickets", params={"external_id": external_id})
-        tickets = _list(payload, "tickets")
-        ours = [_ticket({"ticket": t}) for t in tickets if isinstance(t, dict) and t.get("external_id") == external_id]
-        return sorted(ours, key=lambda ticket: ticket.id, reverse=True)
+        return _tickets(payload, external_id)
+
+    def find_archived(self, external_id: str) -> list[Ticket]:
+        """The tickets with this external_id, newest first, archived or not. A comma would divide the id, so nothing is
+        found for an id with one (…/ticketing/tickets/tickets/#show-multiple-tickets)."""
+        if "," in external_id:
+            return []
+        payload, _ = self._call("GET", "/api/v2/tickets/show_many", params={"external_ids": external_id})
+        return _tickets(payload, external_id)
+
+    def show_ticket(self, ticket_id: int) -> Ticket | None:
+        """The ticket, also an archived one; None when it was deleted (…/ticketing/tickets/tickets/#show-ticket)."""
+        try:
+            payload, _ = self._call("GET", f"/api/v2/tickets/{ticket_id}")
+        except Rejected as error:
+            if error.status == 404:
+                return None
+            raise
+        return _ticket(payload)
 
     def add_note(self, ticket_id: int, body: bytes) -> Reply:
         """Adds a comment to a ticket (…/ticketing/tickets/tickets/#update-ticket). A closed one is Rejected."""
-        return _reply(*self._call("PUT", f"/api/v2/tickets/{ticket_id}", body), Ticket(ticket_id))
+        payload, answer = self._call("PUT", f"/api/v2/tickets/{ticket_id}", body)
+        changed = payload.get("ticket")
+        return _reply({"ticket": {**(changed if isinstance(changed, dict) else {}), "id": ticket_id}}, answer)
+
+    def add_tags(self, ticket_id: int, tags: Sequence[str]) -> None:
+        """Adds tags to those that a ticket has (…/ticketing/ticket-management/tags/#add-tags)."""
+        self._call("PUT", f"/api/v2/tickets/{ticket_id}/tags", json.dumps({"tags": tags}).encode("ascii"))
 
     def has_note(self, ticket_id: int, words: str) -> bool:
         """Whether one of the ticket's last 100 comments contains `words` (…/tickets/ticket_comments/#list-comments)."""
@@ -115,11 +137,14 @@ class ZendeskClient:
     ) -> tuple[dict[str, Any], Answer]:
         headers = {"Content-Type": "application/json", **(headers or {})} if body is not None else headers
         auth, options = self._auth(), {"data": body, "headers": headers, "params": params}
-        answer = send(self._session, method, self._url + path, auth=auth, **options)
+        answer = self._send(method, path, auth=auth, **options)
         if answer.status == 401 and isinstance(auth, Bearer):  # it may have been revoked before its time
             self._drop(auth.token)
-            answer = send(self._session, method, self._url + path, auth=self._auth(), **options)
+            answer = self._send(method, path, auth=self._auth(), **options)
         return read_zendesk_answer(answer), answer
+
+    def _send(self, method: str, path: str, **parts: Any) -> Answer:
+        return send(self._session, method, self._url + path, service="Zendesk", **parts)
 
     def _auth(self) -> AuthBase:
         """Our credentials. The OAuth token is asked for once for all threads, a minute before the old one ends
@@ -140,12 +165,7 @@ class ZendeskClient:
             "scope": SCOPE,
             "expires_in": TOKEN_LIFE_S,
         }
-        answer = send(self._session, "POST", f"{self._url}/oauth/tokens", json=request)
-        if answer.status in (400, 401, 403, 404, 422):
-            said = f"Zendesk answered {answer.status} to ZENDESK_CLIENT_ID and ZENDESK_CLIENT_SECRET: check both"
-            request_id = _request_id(answer.headers)
-            raise AuthFailed(said, status=answer.status, code=_error_code(answer.json()), request_id=request_id)
-        granted = read_zendesk_answer(answer)
+        granted = read_token_answer(self._send("POST", "/oauth/tokens", json=request))
         if not isinstance(granted.get("access_token"), str) or not granted["access_token"]:
             raise Unavailable("Zendesk answered without an access token")
         if missing := _missing(str(granted.get("scope") or SCOPE)):
@@ -159,30 +179,8 @@ class ZendeskClient:
                 self._token = ""
 
 
-def read_zendesk_answer(answer: Answer) -> dict[str, Any]:
-    """The object in a good answer; otherwise raises the error that says what to do next."""
-    status, payload = answer.status, answer.json()
-    if 200 <= status < 300 and isinstance(payload, dict):
-        return payload
-    code, request_id = _error_code(payload), _request_id(answer.headers)
-    said = f"Zendesk answered {status}{f' {code}' if code else ''}"
-    kind: type[ServiceError] = Unavailable
-    if 200 <= status < 300:
-        said += " with something that is not JSON: see whether ZENDESK_API_URL is the account's own address"
-    elif status in (401, 403):
-        kind, said = AuthFailed, f"{said}: it refuses our credentials or their rights"
-    elif 300 <= status < 400:
-        kind, said = AuthFailed, f"{said}, a redirect: ZENDESK_API_URL is not the account's own address"
-    elif status == 429:
-        kind = Limited
-    elif 400 <= status < 500 and status not in (408, 409, 425):
-        kind = Rejected
-    wait_s, quota = answer.retry_after_s, _quota(answer.headers)
-    raise kind(said, status=status, code=code, request_id=request_id, retry_after_s=wait_s, quota=quota)
-
-
-def _reply(payload: Mapping[str, Any], answer: Answer, ticket: Ticket | None = None) -> Reply:
-    return Reply(ticket or _ticket(payload), answer.status, _request_id(answer.headers), _quota(answer.headers))
+def _reply(payload: Mapping[str, Any], answer: Answer) -> Reply:
+    return Reply(_ticket(payload), answer.status, read_request_id(answer.headers), read_quota(answer.headers))
 
 
 def _list(payload: Mapping[str, Any], name: str) -> list[Any]:
@@ -192,46 +190,23 @@ def _list(payload: Mapping[str, Any], name: str) -> list[Any]:
     return found
 
 
+def _tickets(payload: Mapping[str, Any], external_id: str) -> list[Ticket]:
+    tickets = _list(payload, "tickets")
+    ours = [_ticket({"ticket": t}) for t in tickets if isinstance(t, dict) and t.get("external_id") == external_id]
+    return sorted(ours, key=lambda ticket: ticket.id, reverse=True)
+
+
 def _ticket(payload: Mapping[str, Any]) -> Ticket:
     ticket = payload.get("ticket")
     if not isinstance(ticket, dict) or not isinstance(ticket.get("id"), int):
         raise Unavailable("Zendesk answered without a ticket id")
-    return Ticket(ticket["id"], str(ticket.get("status") or ""), str(ticket.get("description") or ""))
-
-
-def _error_code(payload: object) -> str | None:
-    """Zendesk's error code with the refused fields and why: "RecordInvalid requester:UserSuspended". Its descriptions
-    stay out: they are localised and quote customers."""
-    if not isinstance(payload, dict):
-        return None
-    error, errors, details = payload.get("error"), payload.get("errors"), payload.get("details")
-    if isinstance(error, dict):
-        error = error.get("title")
-    if isinstance(errors, list) and errors and isinstance(errors[0], dict):
-        error = errors[0].get("code")
-    words = [str(error)[:80]] if isinstance(error, str | int) else []
-    for name, faults in details.items() if isinstance(details, dict) else ():
-        codes = (
-            [str(f["error"]) for f in faults if isinstance(f, dict) and f.get("error")]
-            if isinstance(faults, list)
-            else []
-        )
-        words.append(f"{name}:{','.join(codes)}"[:80] if codes else str(name)[:80])
-    said = "".join(char if char.isprintable() else " " for char in " ".join(words[:6]))
-    return said.strip() or None
-
-
-def _request_id(headers: Mapping[str, str]) -> str | None:
-    given = headers.get("x-zendesk-request-id") or headers.get("x-request-id") or ""
-    return "".join(char for char in given if char.isprintable())[:200] or None  # what a column can keep
-
-
-def _quota(headers: Mapping[str, str]) -> Quota | None:
-    remaining = headers.get("X-Rate-Limit-Remaining") or headers.get("ratelimit-remaining") or ""
-    reset = headers.get("ratelimit-reset") or ""
-    if not _is_count(remaining):
-        return None
-    return Quota(int(remaining), float(reset) if _is_count(reset) else RESET_UNKNOWN_S)
+    tags = ticket.get("tags")
+    return Ticket(
+        id=ticket["id"],
+        status=str(ticket.get("status") or ""),
+        description=str(ticket.get("description") or ""),
+        tags=tuple(map(str, tags)) if isinstance(tags, list) else (),
+    )
 
 
 def _missing(granted: str) -> list[str]:

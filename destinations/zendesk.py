@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from config import Reader, as_boolean, as_https_url, as_secret
-from destinations.destination import Sent
-from destinations.zendesk_words import Post, Style, note_body, ticket_body
-from events import StreamItem
+from destinations.destination import Destination, Sent
+from destinations.zendesk_words import Post, Style, label_tags, note_body, read_fields, ticket_body
+from events import Subject
 from inbox.items import Draft, Item
-from outbound import Rejected, ServiceError
-from zendesk_client import API_TOKENS_END, SCOPE, Reply, ZendeskClient
+from outbound import AuthFailed, Rejected, ServiceError
+from zendesk_answers import SCOPE
+from zendesk_client import API_TOKENS_END, Reply, Ticket, ZendeskClient
 
 PARALLEL = 8
 KEY_LIFE_S = 6900.0  # Zendesk forgets an idempotency key after two hours
@@ -31,7 +31,6 @@ ZENDESK_VARIABLES = {
     "ZENDESK_TICKET_FIELDS": 'a JSON object merged into each ticket, for example {"group_id": 123, "tags": ["social"]}',
     "ZENDESK_COMMENT_PUBLIC": "true or false; true makes the first comment public, which e-mails the requester",
 }
-_FILLED_IN = ("comment", "description", "external_id", "id", "subject", "via_followup_source_id")
 
 
 @dataclass(frozen=True)
@@ -60,20 +59,23 @@ class ZendeskSettings:
             client_secret=read("ZENDESK_CLIENT_SECRET", as_secret, ""),
             user_email=read("ZENDESK_USER_EMAIL", as_secret, ""),
             api_token=read("ZENDESK_API_TOKEN", as_secret, ""),
-            ticket_fields=read("ZENDESK_TICKET_FIELDS", _ticket_fields, {}),
+            ticket_fields=read("ZENDESK_TICKET_FIELDS", read_fields, {}),
             comment_public=read("ZENDESK_COMMENT_PUBLIC", as_boolean, False),
         )
         read.need_a_pair(("ZENDESK_CLIENT_ID", "ZENDESK_CLIENT_SECRET"), ("ZENDESK_USER_EMAIL", "ZENDESK_API_TOKEN"))
         return settings
 
 
-class ZendeskDestination:
-    """See destinations/destination.py for what its methods promise."""
+class ZendeskDestination(Destination):
+    """See destinations/destination.py for what its methods promise. `fields_for` gives the fields of a post's route,
+    which go over the style's own."""
 
-    name, parallel, noun = "zendesk", PARALLEL, "ticket"
+    name, title, parallel, noun = "zendesk", "Zendesk", PARALLEL, "ticket"
 
-    def __init__(self, client: ZendeskClient, url: str, style: Style) -> None:
-        self._client, self._url, self._style = client, url, style
+    def __init__(
+        self, client: ZendeskClient, url: str, style: Style, fields_for: Callable[[Subject], Mapping[str, Any]]
+    ) -> None:
+        self._client, self._url, self._style, self._fields_for = client, url, style, fields_for
         ends = f"Zendesk switches API tokens off on {API_TOKENS_END}: set ZENDESK_CLIENT_ID and ZENDESK_CLIENT_SECRET"
         self.notice = ends if client.uses_api_token else ""
 
@@ -81,7 +83,7 @@ class ZendeskDestination:
         """A ticket, or a note when the post has one."""
         again = ("retry", item.attempts) if item.attempts > 1 else ()
         if item.latest_reference is None:
-            return Draft(TICKET, ticket_body(_post(item), self._style), _key(item, *again))
+            return Draft(TICKET, self._ticket_body(item), _idempotency_key(item, *again))
         return self._note_draft(item, item.latest_reference)
 
     def send(self, item: Item, refreeze: Callable[[Draft], Item]) -> Sent:
@@ -89,12 +91,12 @@ class ZendeskDestination:
         draft = _draft(item)
         if draft.kind == NOTE:
             return self._send_note(item, refreeze)
-        if _outcome_unknown(item) and (tickets := self._client.find_tickets(item.subject_id)):
+        if _outcome_unknown(item) and (tickets := self._find_tickets(item)):
             for ticket in tickets:
                 if not ticket.description or item.event_uuid in ticket.description:
                     return Sent("ticket_found", str(ticket.id))
-            return self._send_note_instead(item, str(tickets[0].id), refreeze)
-        return self._create(item)
+            return self._send_note_instead(item, tickets[0].id, refreeze)
+        return self._create(item, refreeze)
 
     def check(self) -> str:
         """Whether Zendesk takes us for an agent. A token of our scopes may not ask who it is, and is good all the
@@ -112,7 +114,16 @@ class ZendeskDestination:
         """Where an agent opens the ticket."""
         return f"{self._url}/agent/tickets/{reference}"
 
-    def _create(self, item: Item) -> Sent:
+    def _find_tickets(self, item: Item) -> list[Ticket]:
+        """The post's tickets, newest first. The list leaves archived ones out, which are closed for months."""
+        found = self._client.find_tickets(item.subject_id)
+        try:
+            return found or self._client.find_archived(item.subject_id)
+        except (Rejected, AuthFailed):  # the list was answered, so we are accepted: nothing can be found this way
+            return []
+
+    def _create(self, item: Item, refreeze: Callable[[Draft], Item]) -> Sent:
+        """Creates the ticket of the item's draft. A follow-up that is refused becomes a plain ticket."""
         draft = _draft(item)
         try:
             return _sent(HOW[draft.kind], self._client.create_ticket(draft.body, draft.key))
@@ -120,16 +131,26 @@ class ZendeskDestination:
             if (error.code or "").startswith("IdempotentRequestError"):
                 if tickets := self._client.find_tickets(item.subject_id):
                     return Sent("ticket_found", str(tickets[0].id))
-            raise
+            if draft.kind != FOLLOW_UP or draft.target is None:
+                raise
+        body, key = (
+            self._ticket_body(item, in_place_of=int(draft.target)),
+            _idempotency_key(item, "plain", item.attempts),
+        )
+        return self._create(refreeze(Draft(REPLACEMENT, body, key, draft.target)), refreeze)
 
     def _send_note(self, item: Item, refreeze: Callable[[Draft], Item]) -> Sent:
+        """Adds the note, then the tags that the ticket lacks. When these fail, the next attempt finds the note."""
         ticket_id = int(_draft(item).target or 0)
         if (item.attempts > 1 or item.source == "poll") and self._has_note(ticket_id, item.event_uuid):
+            self._add_tags(ticket_id, item)
             return Sent("note_found", str(ticket_id))
         try:
-            return _sent("note_added", self._client.add_note(ticket_id, _draft(item).body))
+            reply = self._client.add_note(ticket_id, _draft(item).body)
         except Rejected as refusal:
             return self._send_instead_of_note(item, ticket_id, refusal, refreeze)
+        self._add_tags(ticket_id, item, reply.ticket.tags)
+        return _sent("note_added", reply)
 
     def _has_note(self, ticket_id: int, event_uuid: str) -> bool:
         try:
@@ -137,8 +158,18 @@ class ZendeskDestination:
         except Rejected:
             return False
 
-    def _send_note_instead(self, item: Item, reference: str, refreeze: Callable[[Draft], Item]) -> Sent:
-        return self._send_note(refreeze(self._note_draft(item, reference)), refreeze)
+    def _add_tags(self, ticket_id: int, item: Item, known: Collection[str] = ()) -> None:
+        """Adds the tags of the labels, but for those that the ticket has. The note counts without them when the ticket,
+        or our role, takes no tags."""
+        tags = [tag for tag in label_tags(_post(item)) if tag not in known]
+        try:
+            if tags:
+                self._client.add_tags(ticket_id, tags)
+        except (Rejected, AuthFailed):
+            pass
+
+    def _send_note_instead(self, item: Item, ticket_id: int, refreeze: Callable[[Draft], Item]) -> Sent:
+        return self._send_note(refreeze(self._note_draft(item, str(ticket_id))), refreeze)
 
     def _send_instead_of_note(
         self, item: Item, ticket_id: int, refusal: Rejected, refreeze: Callable[[Draft], Item]
@@ -146,23 +177,28 @@ class ZendeskDestination:
         """A closed ticket takes no note and gets a follow-up; one that was deleted gets a replacement. When the post
         has a newer ticket already, the note goes there, or that one is followed up."""
         tickets = self._client.find_tickets(item.subject_id)
-        status = {ticket.id: ticket.status for ticket in tickets}.get(ticket_id, "deleted")
+        listed = next((ticket for ticket in tickets if ticket.id == ticket_id), None)
+        ticket = listed or self._client.show_ticket(ticket_id)  # the list leaves archived ones out
+        status = ticket.status if ticket else "deleted"
         if not status and "status" in (refusal.code or ""):
-            status = "closed"  # the list does not say, but the status is what the note was refused for
+            status = "closed"  # Zendesk does not say, but the status is what the note was refused for
         if status not in ("closed", "deleted"):
             raise refusal
         if tickets and tickets[0].id > ticket_id:
             ticket_id, status = tickets[0].id, tickets[0].status
         if status not in ("closed", "deleted"):
-            return self._send_note_instead(item, str(ticket_id), refreeze)
+            return self._send_note_instead(item, ticket_id, refreeze)
         kind = FOLLOW_UP if status == "closed" else REPLACEMENT
-        body = ticket_body(_post(item), self._style, follow_up_of=ticket_id if kind == FOLLOW_UP else None)
-        return self._create(
-            refreeze(Draft(kind, body, _key(item, "instead", ticket_id, item.attempts), str(ticket_id)))
-        )
+        body = self._ticket_body(item, follow_up_of=ticket_id if kind == FOLLOW_UP else None)
+        draft = Draft(kind, body, _idempotency_key(item, "instead", ticket_id, item.attempts), str(ticket_id))
+        return self._create(refreeze(draft), refreeze)
+
+    def _ticket_body(self, item: Item, **options: int | None) -> bytes:
+        style = self._style.with_fields(self._fields_for(Subject.parse(item.payload)))
+        return ticket_body(_post(item), style, **options)
 
     def _note_draft(self, item: Item, reference: str) -> Draft:
-        return Draft(NOTE, note_body(_post(item), self._style), _key(item, "note", reference), reference)
+        return Draft(NOTE, note_body(_post(item), self._style), _idempotency_key(item, "note", reference), reference)
 
 
 def _outcome_unknown(item: Item) -> bool:
@@ -178,8 +214,7 @@ def _sent(how: str, reply: Reply) -> Sent:
 
 
 def _post(item: Item) -> Post:
-    labels = tuple(str(label) for label in item.payload.get("labels", ()))
-    return Post(StreamItem.parse(item.payload["item"]), item.event_uuid, labels)
+    return Post.of(Subject.parse(item.payload), item.event_uuid)
 
 
 def _draft(item: Item) -> Draft:
@@ -188,7 +223,7 @@ def _draft(item: Item) -> Draft:
     return item.draft
 
 
-def _key(item: Item, *more: object) -> str:
+def _idempotency_key(item: Item, *more: object) -> str:
     """The same event and post always give the same key, even after the database was lost."""
     digest = hashlib.sha256(f"{item.event_uuid}\n{item.subject_id}".encode()).hexdigest()[:40]
     return "-".join([digest, *map(str, more)])
@@ -196,20 +231,3 @@ def _key(item: Item, *more: object) -> str:
 
 def _account_url(value: str) -> str:
     return re.sub(r"(?<=[^/])/api/v2(/.*)?$", "", as_https_url(value)).rstrip("/")
-
-
-def _ticket_fields(value: str) -> dict[str, Any]:
-    try:
-        fields = json.loads(value, parse_constant=int)  # there is no NaN in JSON
-    except (ValueError, RecursionError):
-        raise ValueError("is not JSON") from None
-    if not isinstance(fields, dict):
-        raise ValueError("is not a JSON object")
-    if taken := sorted(set(fields) & set(_FILLED_IN)):
-        raise ValueError(f"may not set {', '.join(taken)}: the relay fills these in from the post")
-    tags = fields.get("tags", [])
-    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise ValueError('needs its tags as a list of texts, like {"tags": ["social"]}')
-    if not isinstance(fields.get("metadata", {}), dict):
-        raise ValueError("needs its metadata as an object")
-    return fields

@@ -23,7 +23,7 @@ from sandbox.calls import Call, Recorder
 from sandbox.faults import Faults, control
 from sandbox.pages import ago, is_api, protect, refuse_strangers
 from sandbox.richtext import safe_html
-from sandbox.zendesk_rules import refusals
+from sandbox.zendesk_rules import missing_fields, refusals
 from sandbox.zendesk_state import (
     AGENT_ID,
     TOKEN_LIFE_RANGE_S,
@@ -34,6 +34,7 @@ from sandbox.zendesk_state import (
     IdempotencyKeys,
     Rate,
     RateWindow,
+    TicketUpdates,
     Tokens,
     iso,
     new_comment,
@@ -67,7 +68,8 @@ class FakeZendesk:
     Without `rate_per_minute` there is no limit: the headers count down from 1,000,000. Every ticketing call takes
     `latency_s`, half of it before the work and half after. With an empty `client_id` nobody can log in with OAuth,
     with an empty `user_email` nobody with an API token. The page links to `inbox_page_url`. The limit counts in
-    windows of `window_s`.
+    windows of `window_s`. `required_fields` are the custom fields that each ticket needs, by id, with their kind
+    (FieldTagger …). `client_scopes` are those that the OAuth client may have; None means any, even misspelt ones.
     """
 
     def __init__(
@@ -86,6 +88,8 @@ class FakeZendesk:
         self.client_id, self.client_secret = client_id, client_secret
         self.user_email, self.api_token = user_email, api_token
         self.latency_s, self.inbox_page_url = latency_s, inbox_page_url
+        self.required_fields: dict[int, str] = {}
+        self.client_scopes: set[str] | None = None
         self.faults = Faults(lambda status: _ERRORS.get(status, {"error": "Error", "description": f"Status {status}"}))
         self._clock = clock
         self._lock = threading.RLock()
@@ -95,6 +99,7 @@ class FakeZendesk:
         self._tokens, self._keys = Tokens(clock), IdempotencyKeys(clock)
         self._window_s = window_s
         self._window = RateWindow(rate_per_minute, clock, window_s)
+        self._updates = TicketUpdates(clock)
         self.app = Flask(__name__)
         self._add_routes()
         self._recorder = Recorder(self.faults.wrap(self.app.wsgi_app), clock)
@@ -120,6 +125,12 @@ class FakeZendesk:
         """Closes a ticket: from now on it refuses updates, and follow-ups are possible."""
         with self._lock:
             self._tickets[ticket_id] = replace(self._tickets[ticket_id], status="closed", updated_at=self._clock())
+
+    def archive_ticket(self, ticket_id: int) -> None:
+        """Archives a ticket, as Zendesk does months after it was closed: lists leave it out, its id still shows it."""
+        self.close_ticket(ticket_id)
+        with self._lock:
+            self._tickets[ticket_id] = replace(self._tickets[ticket_id], archived=True)
 
     def delete_ticket(self, ticket_id: int) -> None:
         with self._lock:
@@ -151,8 +162,10 @@ class FakeZendesk:
         api: list[tuple[str, str, str, View]] = [
             ("GET", "/api/v2/tickets", "tickets:read", self._list_tickets),
             ("POST", "/api/v2/tickets", "tickets:write", self._create_ticket),
+            ("GET", "/api/v2/tickets/show_many", "tickets:read", self._show_many),
             ("GET", "/api/v2/tickets/<int:ticket_id>", "tickets:read", self._show_ticket),
             ("PUT", "/api/v2/tickets/<int:ticket_id>", "tickets:write", self._update_ticket),
+            ("PUT", "/api/v2/tickets/<int:ticket_id>/tags", "tickets:write", self._add_tags),
             ("GET", "/api/v2/tickets/<int:ticket_id>/comments", "tickets:read", self._list_comments),
             ("GET", "/api/v2/users/me", "users:read", self._show_me),
         ]
@@ -232,10 +245,8 @@ class FakeZendesk:
         return _creation_answer(ticket, "miss" if key else None)
 
     def _update_ticket(self, ticket_id: int) -> Response:
-        ticket = self._get_ticket(ticket_id)
+        ticket = self._get_open_ticket(ticket_id)
         sent = self._read_ticket(creating=False)
-        if ticket.status == "closed":
-            raise _invalid({"status": [{"description": "Status: closed prevents ticket update"}]})
         comments = list(ticket.comments)
         if "comment" in sent:
             comments.append(self._comment(sent["comment"], public=comments[0].public))
@@ -252,9 +263,27 @@ class FakeZendesk:
         self._tickets[ticket_id] = changed
         return jsonify(ticket=changed.as_json(_base()), audit=_audit(changed))
 
+    def _add_tags(self, ticket_id: int) -> Response:
+        ticket = self._get_open_ticket(ticket_id)
+        sent = self._read_json()
+        tags = sent.get("tags") if isinstance(sent, dict) else None
+        if not isinstance(tags, list) or refusals({"tags": tags}, creating=False):
+            raise _invalid({"tags": [{"description": "Tags: must be a list of words", "error": "InvalidValue"}]})
+        both = list(dict.fromkeys([*ticket.tags, *tags]))
+        self._tickets[ticket_id] = replace(ticket, tags=both, updated_at=self._clock())
+        return jsonify(tags=both)
+
+    def _show_many(self) -> Response:
+        """Up to 100 tickets by their ids or external ids, archived or not."""
+        ids, external_ids = (request.args.get(name, "").split(",") for name in ("ids", "external_ids"))
+        found = [t for t in self._tickets.values() if str(t.id) in ids or t.external_id in external_ids]
+        shown = [ticket.as_json(_base()) for ticket in found[:PER_PAGE]]
+        return jsonify(tickets=shown, count=len(found), next_page=None, previous_page=None)
+
     def _list_tickets(self) -> Response:
         external_id = request.args.get("external_id")
-        found = [ticket for ticket in self._tickets.values() if external_id in (None, ticket.external_id)]
+        live = [ticket for ticket in self._tickets.values() if not ticket.archived]
+        found = [ticket for ticket in live if external_id in (None, ticket.external_id)]
         page, per_page = _positive("page", 1), min(PER_PAGE, _positive("per_page", PER_PAGE))
         shown = found[(page - 1) * per_page : page * per_page]
         return jsonify(
@@ -300,6 +329,8 @@ class FakeZendesk:
         if not isinstance(life_s, int) or not shortest <= life_s <= longest:
             raise _bad_grant(400, "invalid_request", f"expires_in must be from {shortest} to {longest}")
         scope = wanted.get("scope", "read")
+        if self.client_scopes is not None and not set(str(scope).split()) <= self.client_scopes:
+            raise _bad_grant(400, "invalid_scope", "The requested scope is invalid, unknown, or malformed")
         with self._lock:
             token = self._tokens.issue(scope, life_s)
         response = jsonify(access_token=token, token_type="bearer", scope=scope, expires_in=life_s)
@@ -314,21 +345,35 @@ class FakeZendesk:
             raise _Refused(404)
         return self._tickets[ticket_id]
 
-    def _read_ticket(self, *, creating: bool) -> dict[str, Any]:
-        """The ticket in the request. Raises _Refused when the contract does not allow it."""
+    def _get_open_ticket(self, ticket_id: int) -> FakeTicket:
+        """A ticket to be changed. Raises _Refused for a closed one, and for one that was changed too often."""
+        ticket = self._get_ticket(ticket_id)
+        if wait_s := self._updates.take(ticket_id):
+            raise _Refused(429, **{"Retry-After": str(wait_s)})
+        if ticket.status == "closed":
+            raise _invalid({"status": [{"description": "Status: closed prevents ticket update"}]})
+        return ticket
+
+    def _read_json(self) -> Any:
         if request.mimetype != "application/json":
             said = "Content-Type must be application/json"
             raise _Refused(415, {"error": "UnsupportedMediaType", "description": said})
         try:
-            sent = json.loads(request.get_data())
+            return json.loads(request.get_data())
         except ValueError:
             said = "Server could not parse JSON"
             raise _Refused(422, {"error": "Unprocessable Entity", "message": said}) from None
+
+    def _read_ticket(self, *, creating: bool) -> dict[str, Any]:
+        """The ticket in the request. Raises _Refused when the contract does not allow it."""
+        sent = self._read_json()
         if not isinstance(sent, dict) or set(sent) != {"ticket"}:
             said = 'Ticket: the body must be {"ticket": {...}}'
             raise _invalid({"ticket": [{"description": said, "error": "InvalidValue"}]})
         ticket = sent["ticket"]
         if details := refusals(ticket, creating=creating):
+            raise _invalid(details)
+        if creating and (details := missing_fields(ticket, self.required_fields)):
             raise _invalid(details)
         source = self._tickets.get(ticket.get("via_followup_source_id", 0))
         if "via_followup_source_id" in ticket and (source is None or source.status != "closed"):
@@ -413,7 +458,7 @@ def _audit(ticket: FakeTicket) -> dict[str, Any]:
     return {**about, "events": [event]}
 
 
-def _invalid(details: dict[str, list[dict[str, str]]]) -> _Refused:
+def _invalid(details: dict[str, list[dict[str, Any]]]) -> _Refused:
     return _Refused(422, {**_ERRORS[422], "details": details})
 
 

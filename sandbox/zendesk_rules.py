@@ -68,7 +68,7 @@ KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }  # fmt: skip
 COMMENT_KEYS = {"author_id", "body", "html_body", "metadata", "public", "type", "uploads"}
 
-Details = dict[str, list[dict[str, str]]]
+Details = dict[str, list[dict[str, Any]]]
 
 
 def refusals(ticket: object, *, creating: bool) -> Details:
@@ -88,6 +88,23 @@ def refusals(ticket: object, *, creating: bool) -> Details:
             if name not in ticket:
                 details |= _because(name, f"{name}: cannot be blank", "BlankValue")
     return details
+
+
+def missing_fields(ticket: Mapping[str, Any], required: Mapping[int, str]) -> Details:
+    """The refusal of a ticket without a value for each required custom field, given as id and kind, in an account whose
+    language is German."""
+    given = {field["id"] for field in ticket.get("custom_fields", []) if field["value"]}
+    faults = [
+        {
+            "description": f"Feld {id}: darf nicht leer sein",
+            "error": "BlankValue",
+            "ticket_field_id": id,
+            "ticket_field_type": kind,
+        }
+        for id, kind in required.items()
+        if id not in given
+    ]
+    return {"base": faults} if faults else {}
 
 
 def comment_html(comment: Mapping[str, Any]) -> str:

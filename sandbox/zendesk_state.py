@@ -19,6 +19,7 @@ KEY_LIFE_S = 2 * 3600
 TOKEN_LIFE_S = 1800
 TOKEN_LIFE_RANGE_S = (300, 172_800)
 WINDOW_S = 60
+UPDATES, UPDATES_WINDOW_S = 30, 600  # of one ticket
 UNLIMITED = 1_000_000  # calls, in the headers, when no limit is set
 
 Clock = Callable[[], float]
@@ -61,6 +62,7 @@ class FakeTicket:
     comments: list[FakeComment]
     created_at: float
     updated_at: float
+    archived: bool = False  # closed for months: the list leaves it out
 
     def as_json(self, base_url: str) -> dict[str, Any]:
         """The ticket as the API shows it."""
@@ -194,3 +196,20 @@ class RateWindow:
     def _turn(self) -> None:
         if self._began_at is not None and (windows := (self._clock() - self._began_at) // self._window_s):
             self._began_at, self._used = self._began_at + windows * self._window_s, 0
+
+
+class TicketUpdates:
+    """Counts the updates of each ticket: 30 in ten minutes are allowed."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._made: dict[int, list[float]] = {}
+
+    def take(self, ticket_id: int) -> float:
+        """Counts one update. Returns 0, or the seconds until one is allowed again."""
+        now = self._clock()
+        recent = [at for at in self._made.get(ticket_id, []) if now - at < UPDATES_WINDOW_S]
+        if len(recent) >= UPDATES:
+            return math.ceil(recent[0] + UPDATES_WINDOW_S - now)
+        self._made[ticket_id] = [*recent, now]
+        return 0

@@ -19,9 +19,11 @@ from conftest import wait_for
 from jsonschema import ValidationError
 
 from contracts import FOLDER, schemas, validate
+from khoros_client import KhorosClient
 from sandbox.__main__ import LABEL, pending, settings
 from sandbox.calls import Call
-from sandbox.khoros import FakeKhoros
+from sandbox.khoros import EVENT_NAMES, FakeKhoros
+from sandbox.messages import KINDS
 from sandbox.relay import ROOT, Relay
 from sandbox.server import Server
 from sandbox.zendesk import FakeZendesk
@@ -47,7 +49,10 @@ ZENDESK = [
     Exchange("GET", "/api/v2/users/me", None, "current_user"),
     Exchange("POST", "/api/v2/tickets", "create_ticket", "changed_ticket"),
     Exchange("GET", "/api/v2/tickets", None, "tickets"),
+    Exchange("GET", "/api/v2/tickets/show_many", None, "tickets"),
+    Exchange("GET", "/api/v2/tickets/[0-9]+", None, "one_ticket"),
     Exchange("PUT", "/api/v2/tickets/[0-9]+", "update_ticket", "changed_ticket"),
+    Exchange("PUT", "/api/v2/tickets/[0-9]+/tags", "add_tags", "tags"),
     Exchange("GET", "/api/v2/tickets/[0-9]+/comments", None, "comments"),
 ]
 KHOROS = [
@@ -55,6 +60,7 @@ KHOROS = [
     Exchange("POST", "/v2/events/subscription", "subscribe", "one_subscription"),
     Exchange("GET", "/v2/events/subscription", None, "subscriptions"),
     Exchange("GET", "/v2/events/data/[0-9a-f-]{36}", None, "events"),
+    Exchange("GET", "/v2/labelsets/", None, "label_sets"),
 ]
 
 
@@ -92,7 +98,7 @@ def make_every_call(khoros: FakeKhoros, zendesk: FakeZendesk, relay: Relay) -> N
     label(first)
     [ticket] = zendesk.tickets
     assert len(ticket.comments) == 3
-    zendesk.close_ticket(ticket.id)
+    zendesk.archive_ticket(ticket.id)
     zendesk.expire_tokens()
     label(first)
     zendesk.faults.fail(1, 422, path="/api/v2/tickets", method="POST")
@@ -149,6 +155,31 @@ def test_every_notification_that_khoros_sends(services: tuple[FakeKhoros, FakeZe
     assert len(uuids) >= 6
     for event_uuid in uuids:
         validate(khoros.event(event_uuid), "khoros", "notification")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "LinkShare"])
+def test_every_event_beside_labels_that_the_simulated_khoros_makes(kind: str) -> None:
+    khoros = FakeKhoros()
+    with Server(khoros.app) as server:
+        client = KhorosClient(f"{server.url}/v2", khoros.token, khoros.company_id)
+        for name in EVENT_NAMES:
+            client.subscribe(name, "", "", external_id=name, bearer_token="made-up-bearer-token")
+        post = next(iter(khoros.posts))
+        made = [
+            *khoros.fire_rule(post, "Product recall"),
+            *khoros.send_to_network("FACEBOOK", kind=kind),
+            *khoros.publish("TWITTER", kind=kind, labels=[{"id": 7, "name": "Campaign"}]),
+            *khoros.publish("TIKTOK", kind=kind, status="ERROR"),
+            *khoros.needs_approval("LINKEDIN", kind=kind),
+            *khoros.disconnect(),
+            *khoros.disconnect(deleted=True),
+        ]
+    khoros.close()
+    assert len(made) == 7
+    for event_uuid in made:
+        validate(khoros.event(event_uuid), "khoros", "notification")
+        for item in khoros.event(event_uuid)["data"].get("items", ()):
+            validate(item, "khoros", "stream_item")
 
 
 def test_the_published_examples_are_notifications() -> None:
@@ -225,6 +256,9 @@ def at(*path: str, to: Any = ...) -> Change:
         ("zendesk", "create_ticket", TICKET, at("ticket", "custom_fields", to={"1": "x"})),
         ("zendesk", "create_ticket", TICKET, at("more", to=1)),
         ("zendesk", "update_ticket", NOTE, at("ticket", "comment")),
+        ("zendesk", "add_tags", {"tags": ["billing"]}, at("tags", to=[])),
+        ("zendesk", "add_tags", {"tags": ["billing"]}, at("tags", to=["two words"])),
+        ("zendesk", "add_tags", {"tags": ["billing"]}, at("ticket", to={})),
         ("zendesk", "update_ticket", NOTE, at("ticket", "external_id", to="twitter:2")),
         ("zendesk", "token_request", TOKEN_REQUEST, at("scope", to="tickets:read,tickets:write")),
         ("zendesk", "token_request", TOKEN_REQUEST, at("grant_type", to="password")),
@@ -237,6 +271,7 @@ def at(*path: str, to: Any = ...) -> Change:
         ("khoros", "subscribe", SUBSCRIBE, at("bearerToken", to="")),
         ("khoros", "subscribe", SUBSCRIBE, at("query")),
         ("khoros", "subscribe", SUBSCRIBE, at("version", to=2)),
+        ("khoros", "subscribe", {**SUBSCRIBE, "eventName": "rule-applied"}, at("query", to="")),
     ],
 )
 def test_a_message_that_breaks_a_contract_is_found(

@@ -14,6 +14,7 @@ from conftest import Clock
 from destinations.destination import Destination, LeaseLost, Sent
 from destinations.zendesk import CHECK_ID, KEY_LIFE_S, ZendeskDestination
 from destinations.zendesk_words import Style
+from events import Subject
 from inbox.items import Draft, Item
 from outbound import AuthFailed, Limited, Quota, Rejected, ServiceError, Unavailable
 from sandbox.calls import Call
@@ -28,7 +29,7 @@ POST = {"entityId": "twitter:1", "text": "Hello", "author": "Jo"}
 def destination(zendesk: FakeZendesk, clock: Clock) -> ZendeskDestination:
     url: str = zendesk.url  # type: ignore[attr-defined]
     client = ZendeskClient(url, client_id=zendesk.client_id, client_secret=zendesk.client_secret, clock=clock)
-    return ZendeskDestination(client, url, Style("CreateCase"))
+    return ZendeskDestination(client, url, Style(), lambda subject: {})
 
 
 @pytest.fixture
@@ -40,16 +41,22 @@ def answers() -> Iterator[responses.RequestsMock]:
 
 def by_oauth() -> ZendeskDestination:
     client = ZendeskClient(BASE, client_id="relay", client_secret="made-up-client-secret")
-    return ZendeskDestination(client, BASE, Style("CreateCase"))
+    return ZendeskDestination(client, BASE, Style(), lambda subject: {})
 
 
 def by_api_token() -> ZendeskDestination:
     client = ZendeskClient(BASE, user_email="agent@acme.example", api_token="made-up-api-token")
-    return ZendeskDestination(client, BASE, Style("CreateCase"))
+    return ZendeskDestination(client, BASE, Style(), lambda subject: {})
 
 
 def grant(answers: responses.RequestsMock) -> None:
     answers.post(f"{BASE}/oauth/tokens", status=201, json={"access_token": "t0ken", "expires_in": 3600})
+
+
+def labelled(*labels: str) -> dict[str, Any]:
+    """What an item keeps of an event about the post."""
+    names = {"labels": list(labels), "matched": list(labels)}
+    return {"event": "stream-item-label-applied", "at": "", **names, "rule": None, "item": POST}
 
 
 def new_claimed(event: str = "e1", **changes: Any) -> Item:
@@ -61,7 +68,7 @@ def new_claimed(event: str = "e1", **changes: Any) -> Item:
         subject_id="twitter:1",
         source="push",
         request_id=None,
-        payload={"labels": ["CreateCase"], "item": POST},
+        payload=labelled("CreateCase"),
         age_s=0.0,
         attempts=1,
         sent_s_ago=None,
@@ -116,7 +123,8 @@ def look_ups(zendesk: FakeZendesk) -> list[Call]:
 
 def test_it_keeps_to_the_protocol(destination: ZendeskDestination) -> None:
     it: Destination = destination
-    assert (it.name, it.parallel, it.noun) == ("zendesk", 8, "ticket")
+    assert (it.name, it.title, it.parallel, it.noun) == ("zendesk", "Zendesk", 8, "ticket")
+    assert (it.pace_s, it.digest) == (0.0, None)
 
 
 def test_only_an_api_token_needs_a_notice() -> None:
@@ -138,6 +146,32 @@ def test_a_post_becomes_a_ticket_and_one_that_has_a_ticket_a_note(destination: Z
     assert (ticket.kind, ticket.target) == ("ticket", None)
     assert json.loads(ticket.body)["ticket"]["external_id"] == "twitter:1"
     assert (note.kind, note.target) == ("note", "35436")
+    assert list(json.loads(note.body)["ticket"]) == ["comment"]
+
+
+def test_a_ticket_has_the_fields_of_its_route_at_the_time_it_is_composed(zendesk: FakeZendesk) -> None:
+    """A corrected setting counts when a person sends the post again."""
+    route: dict[str, Any] = {"group_id": 7, "tags": ["care"]}
+    asked: list[Subject] = []
+
+    def fields_for(subject: Subject) -> dict[str, Any]:
+        asked.append(subject)
+        return route
+
+    client = ZendeskClient(BASE, user_email="a@acme.example", api_token="made-up-api-token")
+    it = ZendeskDestination(client, BASE, Style({"priority": "low", "tags": ["social"]}), fields_for)
+    first = json.loads(it.compose(new_claimed()).body)["ticket"]
+    route |= {"group_id": 8, "priority": None}
+    second = json.loads(it.compose(new_claimed(attempts=2)).body)["ticket"]
+    assert (first["group_id"], first["priority"], second["group_id"], "priority" in second) == (7, "low", 8, False)
+    assert first["tags"] == ["khoros", "twitter", "createcase", "social", "care"]
+    assert asked[0] == Subject.parse(labelled("CreateCase"))
+
+
+def test_the_fields_of_its_route_are_not_applied_to_a_ticket_that_exists(destination: ZendeskDestination) -> None:
+    client = ZendeskClient(BASE, user_email="a@acme.example", api_token="made-up-api-token")
+    it = ZendeskDestination(client, BASE, Style(), lambda subject: {"group_id": 7})
+    note = it.compose(new_claimed("e2", latest_reference="35436", payload=labelled("Billing")))
     assert list(json.loads(note.body)["ticket"]) == ["comment"]
 
 
@@ -200,6 +234,158 @@ def test_a_closed_ticket_is_followed_up(destination: ZendeskDestination, zendesk
     assert sent.request_id and sent.quota
     assert [(draft.kind, draft.target) for draft in sending.drafts] == [("note", reference), ("follow_up", reference)]
     assert zendesk.tickets[1].fields["via_followup_source_id"] == int(reference)
+
+
+def test_an_archived_ticket_is_followed_up(destination: ZendeskDestination, zendesk: FakeZendesk) -> None:
+    """Zendesk's list leaves it out: that does not mean that it was deleted."""
+    reference = deliver(destination).reference
+    zendesk.archive_ticket(int(reference))
+    sent = deliver(destination, "e2", latest_reference=reference)
+    assert (sent.how, sent.reference) == ("follow_up_created", str(zendesk.tickets[1].id))
+    assert zendesk.tickets[1].fields["via_followup_source_id"] == int(reference)
+
+
+def test_a_ticket_of_which_zendesk_hides_the_status_is_closed_when_the_note_is_refused_for_it(
+    answers: responses.RequestsMock,
+) -> None:
+    tickets = f"{BASE}/api/v2/tickets"
+    closed = {"error": "RecordInvalid", "details": {"status": [{"description": "x", "error": "ClosedTicket"}]}}
+    answers.put(f"{tickets}/7", status=422, json=closed)
+    answers.get(tickets, json={"tickets": []})
+    answers.get(f"{tickets}/7", json={"ticket": {"id": 7}})
+    answers.post(tickets, status=201, json={"ticket": {"id": 8}})
+    sent = Sending(by_api_token(), new_claimed("e2", latest_reference="7")).go()
+    assert (sent.how, sent.reference) == ("follow_up_created", "8")
+
+
+def test_a_follow_up_that_is_refused_becomes_a_plain_ticket_that_names_the_closed_one(
+    destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    reference = deliver(destination).reference
+    zendesk.close_ticket(int(reference))
+    zendesk.faults.fail(1, 422, method="POST", path="/api/v2/tickets")
+    sending = Sending(destination, new_claimed("e2", latest_reference=reference))
+    sent = sending.go()
+    assert (sent.how, sent.reference) == ("ticket_created", str(zendesk.tickets[1].id))
+    assert [draft.kind for draft in sending.drafts] == ["note", "follow_up", "replacement"]
+    assert len({draft.key for draft in sending.drafts}) == 3
+    made = zendesk.tickets[1]
+    assert "via_followup_source_id" not in made.fields and f"was #{reference}." in made.comments[0].html_body
+
+
+def test_a_follow_up_that_is_refused_later_becomes_a_plain_ticket_too(
+    destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    reference = deliver(destination).reference
+    zendesk.close_ticket(int(reference))
+    zendesk.faults.fail(1, 503, method="POST", path="/api/v2/tickets")
+    sending = Sending(destination, new_claimed("e2", latest_reference=reference))
+    with pytest.raises(Unavailable):
+        sending.go()
+    zendesk.faults.fail(1, 422, method="POST", path="/api/v2/tickets")
+    assert sending.again().how == "ticket_created"
+    assert len(zendesk.tickets) == 2
+
+
+def test_a_plain_ticket_that_is_refused_as_well_is_refused(
+    destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    reference = deliver(destination).reference
+    zendesk.close_ticket(int(reference))
+    zendesk.required_fields[360001] = "FieldTagger"
+    with pytest.raises(Rejected, match="Zendesk requires the field 360001: add it to ZENDESK_TICKET_FIELDS") as caught:
+        deliver(destination, "e2", latest_reference=reference)
+    assert caught.value.code == "RecordInvalid 360001:BlankValue"
+    assert len(creations(zendesk)) == 3  # the first ticket, the follow-up, the plain one
+
+
+# A second label
+
+
+def tag_calls(zendesk: FakeZendesk) -> list[Call]:
+    return [call for call in zendesk.calls if call.method == "PUT" and call.path.endswith("/tags")]
+
+
+def test_a_second_label_is_named_by_the_note_and_its_tag_is_added(
+    destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    reference = deliver(destination).reference
+    before = zendesk.tickets[0].tags
+    deliver(destination, "e2", latest_reference=reference, payload=labelled("Billing"))
+    [ticket] = zendesk.tickets
+    assert ticket.tags == [*before, "billing"]
+    assert "<p>Label Billing was applied to this post.</p>" in ticket.comments[1].html_body
+
+
+@pytest.mark.parametrize("effect", [True, False], ids=["done", "not done"])
+def test_a_tag_that_fails_is_added_by_the_next_attempt_and_the_note_is_not_doubled(
+    effect: bool, destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    reference = deliver(destination).reference
+    zendesk.faults.fail(1, 503, method="PUT", path=f"/api/v2/tickets/{reference}/tags", effect=effect)
+    sending = Sending(destination, new_claimed("e2", latest_reference=reference, payload=labelled("Billing")))
+    with pytest.raises(Unavailable):
+        sending.go()
+    assert sending.again().how == "note_found"
+    [ticket] = zendesk.tickets
+    assert len(ticket.comments) == 2 and ticket.tags.count("billing") == 1
+
+
+def test_a_note_whose_answer_was_lost_is_found_and_gets_its_tag(
+    destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    reference = deliver(destination).reference
+    sending = Sending(destination, new_claimed("e2", latest_reference=reference, payload=labelled("Billing")))
+    zendesk.faults.reset(1, method="PUT", path=f"/api/v2/tickets/{reference}", effect=True)
+    with pytest.raises(Unavailable):
+        sending.go()
+    assert sending.again().how == "note_found"
+    assert len(zendesk.tickets[0].comments) == 2 and "billing" in zendesk.tickets[0].tags
+
+
+def test_a_tag_that_the_ticket_has_is_not_added_again(destination: ZendeskDestination, zendesk: FakeZendesk) -> None:
+    """Zendesk takes few updates of one ticket."""
+    reference = deliver(destination).reference
+    deliver(destination, "e2", latest_reference=reference, payload=labelled("CreateCase"))
+    assert len(zendesk.tickets[0].comments) == 2 and tag_calls(zendesk) == []
+
+
+@pytest.mark.parametrize("status", [403, 422])
+def test_a_note_goes_out_without_a_tag_that_is_refused(
+    status: int, destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    """An agent's role may not allow to change tags."""
+    reference = deliver(destination).reference
+    zendesk.faults.fail(1, status, method="PUT", path=f"/api/v2/tickets/{reference}/tags")
+    sent = deliver(destination, "e2", latest_reference=reference, payload=labelled("Billing"))
+    assert sent.how == "note_added" and "billing" not in zendesk.tickets[0].tags
+
+
+def test_a_note_without_a_label_needs_no_tag(destination: ZendeskDestination, zendesk: FakeZendesk) -> None:
+    reference = deliver(destination).reference
+    deliver(destination, "e2", latest_reference=reference, payload=labelled())
+    assert tag_calls(zendesk) == []
+
+
+def test_the_rule_that_brings_a_post_again_is_named(destination: ZendeskDestination, zendesk: FakeZendesk) -> None:
+    reference = deliver(destination).reference
+    rule = {"event": "rule-applied", "rule": {"id": "7", "name": "Product recall"}, "matched": ["Product recall"]}
+    deliver(destination, "e2", latest_reference=reference, payload={**labelled(), **rule})
+    [ticket] = zendesk.tickets
+    assert "Rule Product recall matched this post." in ticket.comments[1].html_body
+    assert ticket.tags[-1] == "product_recall"
+
+
+def test_a_limit_of_one_ticket_is_no_limit_of_the_account(
+    destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    zendesk.set_rate(700)
+    reference = deliver(destination).reference
+    with pytest.raises(Limited) as caught:
+        for number in range(40):
+            deliver(destination, f"n{number}", latest_reference=reference)
+    assert (caught.value.item_only, caught.value.retry_after_s) == (True, 600.0)
+    assert deliver(destination, "e9", subject_id="twitter:2").how == "ticket_created"
 
 
 def test_a_deleted_ticket_is_replaced_by_one_that_follows_nothing(
@@ -298,6 +484,36 @@ def test_a_ticket_that_was_looked_up_in_vain_is_made(
 ) -> None:
     assert Sending(destination, new_claimed()).again(**changes).how == "ticket_created"
     assert len(zendesk.tickets) == 1 and len(look_ups(zendesk)) == 1
+
+
+@pytest.mark.parametrize("changes", UNKNOWN.values(), ids=UNKNOWN)
+def test_a_ticket_that_may_exist_is_found_though_zendesk_has_archived_it(
+    changes: dict[str, Any], destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    reference = deliver(destination).reference
+    zendesk.archive_ticket(int(reference))
+    sent = Sending(destination, new_claimed()).again(**changes)
+    assert (sent.how, sent.reference) == ("ticket_found", reference)
+    assert len(creations(zendesk)) == 1
+
+
+def test_another_event_of_a_post_with_an_archived_ticket_becomes_its_follow_up(
+    destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    """The database was lost."""
+    reference = deliver(destination).reference
+    zendesk.archive_ticket(int(reference))
+    sent = deliver(destination, "e2", source="poll")
+    assert sent.how == "follow_up_created"
+    assert zendesk.tickets[1].fields["via_followup_source_id"] == int(reference)
+
+
+@pytest.mark.parametrize("status", [403, 404, 422])
+def test_a_refused_look_up_of_archived_tickets_stops_nothing(
+    status: int, destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    zendesk.faults.fail(1, status, path="/api/v2/tickets/show_many", body={"error": "InvalidEndpoint"})
+    assert deliver(destination, source="poll").how == "ticket_created"
 
 
 def test_within_the_life_of_its_key_nothing_is_looked_up(destination: ZendeskDestination, zendesk: FakeZendesk) -> None:
@@ -411,7 +627,10 @@ def test_the_check_names_the_credentials_and_whose_they_are(
     [
         ({"status": 401}, None, AuthFailed),
         ({"status": 403}, None, AuthFailed),
-        ({"status": 404}, None, Rejected),
+        ({"status": 404}, None, AuthFailed),
+        ({"status": 404, "json": {"error": "InvalidEndpoint"}}, None, AuthFailed),
+        ({"status": 402}, None, AuthFailed),
+        ({"status": 422}, None, Rejected),
         ({"status": 429}, None, Limited),
         ({"status": 503}, None, Unavailable),
         ({"json": {"tickets": []}}, {"status": 401}, AuthFailed),

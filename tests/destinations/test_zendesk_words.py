@@ -17,14 +17,15 @@ from destinations.zendesk_words import (
     CUT_NOTICE,
     Post,
     Style,
-    clean,
-    network_name,
+    label_tags,
     note_body,
+    printable,
+    read_fields,
     slug,
     subject,
     ticket_body,
 )
-from events import StreamItem
+from events import Rule, StreamItem, Subject
 
 ZENDESK_LIMIT = 65_000  # characters of a comment
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466"
@@ -46,7 +47,7 @@ ITEM: dict[str, Any] = {
 }
 TEXTS = ["text", "author", "authorScreenName", "createdDate", "followerCount", "labels", "inReplyTo", "repostedFrom"]
 LINKS = ["link", "authorLink", "inReplyTo", "repostedFrom"]
-STYLE = Style("CreateCase")
+STYLE = Style()
 
 
 def item(**changes: object) -> StreamItem:
@@ -54,7 +55,13 @@ def item(**changes: object) -> StreamItem:
 
 
 def post(*labels: str, **changes: object) -> Post:
-    return Post(item(**changes), EVENT_UUID, labels)
+    """A post whose event names these labels, all of which a route names."""
+    return Post(item(**changes), EVENT_UUID, labels, labels)
+
+
+def ruled(name: str, **changes: object) -> Post:
+    """A post that a rule of this name has matched."""
+    return Post(item(**changes), EVENT_UUID, rule=name)
 
 
 def ticket(post: Post, style: Style = STYLE, **options: Any) -> dict[str, Any]:
@@ -150,18 +157,18 @@ def test_a_post_becomes_a_ticket_an_agent_can_work_with() -> None:
 
 
 def test_a_post_of_which_nothing_is_known_still_becomes_a_ticket() -> None:
-    bare = Post(StreamItem.parse({"entityId": "42"}), "e-1", ())
+    bare = Post(StreamItem.parse({"entityId": "42"}), "e-1")
     assert ticket(bare) == {
         "priority": "normal",
         "subject": "Unknown author on Khoros: (no text)",
         "comment": {
             "html_body": "<p><i>The post has no text: see it on its network.</i></p><p>"
-            "<b>From:</b> unknown<br><b>Post:</b> no link on Khoros<br><b>Labels:</b> CreateCase<br>"
+            "<b>From:</b> unknown<br><b>Post:</b> no link on Khoros<br>"
             "<b>Khoros item:</b> 42, event e-1</p>",
             "public": False,
         },
         "external_id": "42",
-        "tags": ["khoros", "createcase"],
+        "tags": ["khoros"],
         "metadata": {"khoros_event_uuid": "e-1"},
     }
 
@@ -170,7 +177,7 @@ FIELDS = {"group_id": 7, "priority": "urgent", "tags": ["social"], "custom_field
 
 
 @pytest.mark.parametrize("follow_up_of", [None, 35436], ids=["new", "follow-up"])
-@pytest.mark.parametrize("style", [STYLE, Style(".*", FIELDS, public=True)], ids=["plain", "with fields"])
+@pytest.mark.parametrize("style", [STYLE, Style(FIELDS, public=True)], ids=["plain", "with fields"])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -183,7 +190,7 @@ FIELDS = {"group_id": 7, "priority": "urgent", "tags": ["social"], "custom_field
     ids=["published", "no text", "long", "emoji", "nothing known"],
 )
 def test_a_ticket_keeps_to_the_contract(changes: dict[str, Any], style: Style, follow_up_of: int | None) -> None:
-    body = ticket_body(post("CreateCase", **changes), style, follow_up_of)
+    body = ticket_body(post("CreateCase", **changes), style, follow_up_of=follow_up_of)
     validate(json.loads(body), "zendesk", "create_ticket")
 
 
@@ -192,32 +199,78 @@ def test_a_note_keeps_to_the_contract() -> None:
 
 
 def test_the_same_post_always_gives_the_same_bytes() -> None:
-    assert ticket_body(post("b", "a"), Style("a", FIELDS)) == ticket_body(post("b", "a"), Style("a", FIELDS))
+    assert ticket_body(post("b", "a"), Style(FIELDS)) == ticket_body(post("b", "a"), Style(FIELDS))
 
 
 def test_a_follow_up_names_the_closed_ticket_and_is_otherwise_the_same() -> None:
     assert ticket(post(), follow_up_of=35436) == ticket(post()) | {"via_followup_source_id": 35436}
 
 
-def test_a_note_is_a_comment_that_says_why_it_is_there() -> None:
-    note = json.loads(note_body(post("CreateCase"), Style("CreateCase", FIELDS)))
-    comment = ticket(post("CreateCase"))["comment"]
-    heading = "<p>The label was applied to this post again.</p>"
-    assert note == {"ticket": {"comment": comment | {"html_body": heading + comment["html_body"]}}}
+def test_a_ticket_in_place_of_a_refused_follow_up_names_the_closed_ticket() -> None:
+    made = ticket(post(), in_place_of=35436)
+    heading = "<p>The ticket of this post was #35436. It is closed and takes no follow-up.</p>"
+    comment = ticket(post())["comment"]
+    assert made == ticket(post()) | {"comment": comment | {"html_body": heading + comment["html_body"]}}
+
+
+@pytest.mark.parametrize(
+    ("made", "heading"),
+    [
+        (post("Billing"), "Label Billing was applied to this post."),
+        (post("Billing", "VIP"), "Labels Billing, VIP were applied to this post."),
+        (post(), "A label was applied to this post."),
+        (ruled("Product recall"), "Rule Product recall matched this post."),
+        (post("<b>&\n" + "x" * 300), f"Label &lt;b&gt;&amp; {'x' * 184}… was applied to this post."),
+    ],
+    ids=["a label", "two labels", "no label", "a rule", "markup"],
+)
+def test_a_note_is_a_comment_that_says_which_label_or_rule_brought_it(made: Post, heading: str) -> None:
+    note = json.loads(note_body(made, Style(FIELDS)))
+    comment = ticket(made)["comment"]
+    assert note == {"ticket": {"comment": comment | {"html_body": f"<p>{heading}</p>" + comment["html_body"]}}}
+
+
+# What an item keeps
+
+
+def kept(**changes: Any) -> Subject:
+    """A subject as an item keeps it: its event names two labels, of which a route names one."""
+    whole: dict[str, Any] = {"labels": ["other", "Billing"], "matched": ["Billing"], "item": ITEM}
+    return Subject.parse({"event": "stream-item-label-applied", **whole, **changes})
+
+
+def test_a_post_is_read_from_what_an_item_keeps() -> None:
+    made = Post.of(kept(), EVENT_UUID)
+    assert made == Post(item(), EVENT_UUID, ("other", "Billing"), ("Billing",))
+    assert label_tags(made) == ["billing"]
+
+
+def test_all_labels_count_where_an_item_does_not_say_which_of_them_a_route_names() -> None:
+    assert Post.of(kept(matched=None), EVENT_UUID).matched == ("other", "Billing")
+
+
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [(Rule("7", "Product recall"), "Product recall"), (Rule("7", ""), "7"), (None, "")],
+    ids=["named", "without a name", "none"],
+)
+def test_a_rule_is_called_by_its_name_or_else_its_id(rule: Rule | None, name: str) -> None:
+    subject = kept(rule={"id": rule.id, "name": rule.name} if rule else None)
+    assert Post.of(subject, EVENT_UUID).rule == name
 
 
 # What the deployer chose
 
 
 def test_a_comment_is_internal_unless_the_deployer_wants_it_public() -> None:
-    public = Style("CreateCase", public=True)
+    public = Style(public=True)
     assert ticket(post())["comment"]["public"] is False
     assert ticket(post(), public)["comment"]["public"] is True
     assert json.loads(note_body(post(), public))["ticket"]["comment"]["public"] is True
 
 
 def test_the_deployers_fields_are_merged_and_his_tags_and_metadata_added() -> None:
-    style = Style("CreateCase", FIELDS | {"tags": ["social", "khoros"], "metadata": {"by": "relay"}})
+    style = Style(FIELDS | {"tags": ["social", "khoros"], "metadata": {"by": "relay"}})
     made = ticket(post("CreateCase"), style)
     assert (made["group_id"], made["priority"], made["custom_fields"]) == (7, "urgent", [{"id": 1, "value": "x"}])
     assert made["tags"] == ["khoros", "twitter", "createcase", "social"]
@@ -227,13 +280,68 @@ def test_the_deployers_fields_are_merged_and_his_tags_and_metadata_added() -> No
 def test_the_deployers_fields_do_not_replace_what_comes_from_the_post() -> None:
     theirs = dict.fromkeys(("subject", "comment", "external_id"), "theirs")
     theirs_too = {"metadata": {"khoros_event_uuid": "theirs"}}
-    assert ticket(post(), Style("CreateCase", theirs | theirs_too)) == ticket(post())
+    assert ticket(post(), Style(theirs | theirs_too)) == ticket(post())
 
 
 def test_making_a_ticket_changes_nothing_of_the_style() -> None:
     fields: dict[str, Any] = {"tags": ["social"], "metadata": {"by": "relay"}}
-    ticket(post(), Style("CreateCase", fields))
+    ticket(post(), Style(fields))
     assert fields == {"tags": ["social"], "metadata": {"by": "relay"}}
+
+
+def test_fields_of_a_route_go_over_those_of_every_ticket() -> None:
+    style = Style(FIELDS | {"brand_id": 1}, public=True)
+    both = style.with_fields({"group_id": 9, "ticket_form_id": 3, "tags": ["vip", "social"]})
+    made = ticket(post("CreateCase"), both)
+    assert (made["group_id"], made["ticket_form_id"], made["brand_id"], made["priority"]) == (9, 3, 1, "urgent")
+    assert made["tags"] == ["khoros", "twitter", "createcase", "social", "vip"]
+    assert both.public and style == Style(FIELDS | {"brand_id": 1}, public=True)
+
+
+def test_custom_fields_of_a_route_are_added_and_win_by_their_id() -> None:
+    style = Style({"custom_fields": [{"id": 1, "value": "x"}, {"id": 2, "value": "y"}]})
+    more = {"custom_fields": [{"id": 2, "value": "z"}, {"id": 3, "value": None}]}
+    wanted = [{"id": 1, "value": "x"}, {"id": 2, "value": "z"}, {"id": 3, "value": None}]
+    assert ticket(post(), style.with_fields(more))["custom_fields"] == wanted
+    assert ticket(post(), Style().with_fields(more))["custom_fields"] == more["custom_fields"]
+    assert ticket(post(), style.with_fields({}))["custom_fields"] == style.fields["custom_fields"]
+
+
+@pytest.mark.parametrize("more", [{"group_id": None, "priority": None}, {"priority": None, "group_id": None}], ids=str)
+def test_null_leaves_a_field_out(more: dict[str, None]) -> None:
+    assert not {"priority", "group_id"} & set(ticket(post(), Style(FIELDS).with_fields(more)))
+    assert not {"priority", "group_id"} & set(ticket(post(), Style(more)))
+
+
+@pytest.mark.parametrize("name", ["tags", "custom_fields", "metadata"])
+def test_null_adds_nothing_to_what_is_put_together(name: str) -> None:
+    assert ticket(post(), Style({name: None}).with_fields({name: None})) == ticket(post())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 9_999, "is not JSON"),
+        ('["group_id"]', "is not a JSON object"),
+        ('{"subject": "x", "comment": {}}', "may not set comment, subject: the relay fills these in from the post"),
+        ('{"tags": "social"}', 'needs its tags as a list of texts, like {"tags": ["social"]}'),
+        ('{"tags": [1]}', 'needs its tags as a list of texts, like {"tags": ["social"]}'),
+        ('{"custom_fields": {"360001": "x"}}', "needs its custom_fields as a list, like"),
+        ('{"custom_fields": [{"id": "360001", "value": "x"}]}', "needs its custom_fields as a list, like"),
+        ('{"custom_fields": ["x"]}', "needs its custom_fields as a list, like"),
+        ('{"metadata": [1]}', "needs its metadata as an object"),
+    ],
+)
+def test_fields_that_would_break_a_ticket_are_a_fault(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        read_fields(text)
+
+
+def test_fields_are_read_as_they_are() -> None:
+    text = '{"group_id": 7, "priority": null, "tags": null, "custom_fields": [{"id": 1, "value": null}]}'
+    wanted = {"group_id": 7, "priority": None, "tags": None, "custom_fields": [{"id": 1, "value": None}]}
+    assert read_fields(text) == wanted
 
 
 # The subject
@@ -250,7 +358,9 @@ def test_making_a_ticket_changes_nothing_of_the_style() -> None:
         pytest.param({"text": "\x07 \n"}, "Ada Lovelace on X: (no text)", id="a text of nothing"),
         pytest.param({"text": "a\r\n\t b\u2028c\u2029d\x0be"}, "Ada Lovelace on X: a b c de", id="line breaks"),
         pytest.param({"author": "Ada\nSubject: x", "text": "a"}, "Ada Subject: x on X: a", id="a line in a name"),
-        pytest.param({"text": "<b>&amp;"}, "Ada Lovelace on X: <b>&amp;", id="not HTML, so not escaped"),
+        pytest.param(
+            {"text": "<b>&amp;", "entityId": "1"}, "Ada Lovelace on Khoros: <b>&amp;", id="not HTML, so not escaped"
+        ),
         pytest.param({"author": "a" * 61, "text": "b"}, f"{'a' * 60} on X: b", id="a long name"),
         pytest.param({"text": "a" * 132}, f"Ada Lovelace on X: {'a' * 130}…"[:150], id="a text of one too many"),
         pytest.param({"text": "a" * 131}, f"Ada Lovelace on X: {'a' * 131}", id="a text that just fits"),
@@ -265,43 +375,64 @@ def test_the_subject_is_one_readable_line_of_150_characters_at_most(changes: dic
 
 @pytest.mark.parametrize(
     ("entity_id", "name"),
-    [
-        ("twitter:1", "X"),
-        ("Facebook:1", "Facebook"),
-        ("instagram:1", "Instagram"),
-        ("linkedin:1", "LinkedIn"),
-        ("youtube:1", "YouTube"),
-        ("tiktok:1", "TikTok"),
-        ("googleplus:1", "Google+"),
-        ("mastodon:1", "Mastodon"),
-        ("1", "Khoros"),
-        ("x" * 99 + ":1", "X" + "x" * 39),
-    ],
+    [("twitter:1", "X"), ("Facebook:1", "Facebook"), ("mastodon:1", "Mastodon"), ("1", "Khoros")],
 )
 def test_a_network_has_the_name_people_know(entity_id: str, name: str) -> None:
-    assert network_name(item(entityId=entity_id)) == name
+    assert subject(item(entityId=entity_id)).startswith(f"Ada Lovelace on {name}: ")
 
 
 # Tags
 
 
 @pytest.mark.parametrize(
-    ("label", "labels", "tags"),
+    ("labels", "tags"),
     [
-        pytest.param("CreateCase", (), ["createcase"], id="the event names none"),
-        pytest.param("CreateCase", ("other", "CreateCase"), ["createcase"], id="only ours"),
-        pytest.param("CreateCase", ("CreateCases",), ["createcase"], id="only whole labels"),
-        pytest.param("Create.*", ("Create Case", "Create Görf"), ["create_case", "create_g_rf"], id="two of ours"),
-        pytest.param("(?i)a|b", ("A", "a"), ["a"], id="the same tag twice"),
-        pytest.param("日本", ("日本",), [], id="nothing a tag can hold"),
-        pytest.param("khoros", ("khoros",), [], id="a tag that is there already"),
-        pytest.param("(?s).*", ("a b,c\nd",), ["a_b_c_d"], id="what would split a tag"),
+        pytest.param((), [], id="the event names none"),
+        pytest.param(("CreateCase",), ["createcase"], id="one"),
+        pytest.param(("Create Case", "Create Görf"), ["create_case", "create_gorf"], id="two"),
+        pytest.param(("A", "a"), ["a"], id="the same tag twice"),
+        pytest.param(("khoros",), [], id="a tag that is there already"),
+        pytest.param(("a b,c\nd",), ["a_b_c_d"], id="what would split a tag"),
+        pytest.param(("Réclamation Très Urgente",), ["reclamation_tres_urgente"], id="accents"),
+        pytest.param(("Re\u0301clamation",), ["reclamation"], id="an accent of its own"),
+        pytest.param(("Straße ＶＩＰ ﬁne",), ["strasse_vip_fine"], id="other forms of letters"),
+        pytest.param(("日本 VIP",), ["vip"], id="half in another script"),
+        pytest.param(("日本",), ["label-cf2abf0c"], id="in another script"),
+        pytest.param(
+            ("日本", "한국", "🔥"), ["label-cf2abf0c", "label-1eb7da6d", "label-ed8d8305"], id="in other scripts"
+        ),
+        pytest.param(("x" * 99,), ["x" * 80], id="a long one"),
     ],
 )
-def test_the_tags_name_the_service_the_network_and_the_labels(
-    label: str, labels: tuple[str, ...], tags: list[str]
+def test_the_tags_name_the_service_the_network_and_the_labels_that_matched(
+    labels: tuple[str, ...], tags: list[str]
 ) -> None:
-    assert ticket(post(*labels), Style(label))["tags"] == ["khoros", "twitter", *tags]
+    assert ticket(post(*labels))["tags"] == ["khoros", "twitter", *tags]
+
+
+def test_labels_that_no_route_names_are_no_tags() -> None:
+    made = Post(item(), EVENT_UUID, ("other", "CreateCase"), ("CreateCase",))
+    assert ticket(made)["tags"] == ["khoros", "twitter", "createcase"]
+
+
+def test_one_label_has_one_tag_however_it_is_written() -> None:
+    assert label_tags(post("が")) == label_tags(post("か\u3099"))
+
+
+def test_a_rule_is_named_by_its_tag_and_a_line_of_its_own() -> None:
+    made = ruled("Product recall", labels=["printer"])
+    assert ticket(made)["tags"] == ["khoros", "twitter", "product_recall"]
+    assert (fact("Rule", made), fact("Labels", made)) == ("Product recall", "printer")
+    assert (fact("Rule", post("CreateCase")), fact("Labels", post("CreateCase"))) == ("", "CreateCase, printer")
+
+
+def test_a_rule_in_another_script_has_a_tag() -> None:
+    assert label_tags(ruled("日本")) == ["label-cf2abf0c"]
+
+
+def test_what_a_rule_matched_is_no_label() -> None:
+    made = Post(item(labels=[]), EVENT_UUID, (), ("Product recall",), "Product recall")
+    assert fact("Labels", made) == ""
 
 
 @settings(max_examples=100, deadline=None, database=None)
@@ -339,12 +470,12 @@ def test_every_kind_of_line_break_is_kept_as_one(end: str) -> None:
     ids=["family", "flag", "heart", "joiner", "both directions", "accents", "not Markdown", "not HTML", "tab"],
 )
 def test_a_text_arrives_as_it_was_written(text: str) -> None:
-    assert paragraphs(post(text=text))[0] == text
+    assert paragraphs(post(text=text, entityId="facebook:1"))[0] == text
 
 
 def test_control_characters_are_left_out_and_nothing_else() -> None:
     everything = [chr(code) for code in range(0x10000)]
-    gone = set(everything) - set(clean("".join(everything))) - set("\r\u2028\u2029")  # these become line breaks
+    gone = set(everything) - set(printable("".join(everything))) - set("\r\u2028\u2029")  # these become line breaks
     of_control = {char for char in everything if unicodedata.category(char) in ("Cc", "Cs")} - set("\t\n\r")
     assert gone == of_control | {"\ufffe", "\uffff"}
 
@@ -372,7 +503,7 @@ def test_control_characters_are_left_out_and_nothing_else() -> None:
         ("In reply to", {"inReplyTo": None}, ""),
         ("Reposted from", {"repostedFrom": {"link": "https://a.example/1", "entityId": "x:1"}}, "https://a.example/1"),
         ("Labels", {"labels": ["b", "b", "c"]}, "b, c"),
-        ("Labels", {"labels": []}, "CreateCase"),
+        ("Labels", {"labels": []}, ""),
         ("Labels", {"labels": ["x" * 300]}, f"{'x' * 199}…"),
         ("Khoros notes", {"notes": []}, ""),
         ("Khoros notes", {"notes": ["hello\nLabels: x"]}, "Agent: hello Labels: x"),
@@ -428,7 +559,8 @@ def test_a_text_that_just_fits_is_not_cut() -> None:
 def test_the_longest_of_everything_still_fits() -> None:
     huge = "&" * 70_000
     changes = dict.fromkeys(TEXTS + LINKS, huge) | {"labels": [huge] * 50, "notes": [{"text": huge, "id": huge}] * 50}
-    made = Post(item(entityId="'" * 255, **changes), "'" * 255, (huge,) * 50)
+    labels = tuple(f"{number}{huge}" for number in range(50))
+    made = Post(item(entityId="'" * 255, **changes), "'" * 255, labels, labels)
     assert page(made).text
     note = json.loads(note_body(made, STYLE))["ticket"]["comment"]["html_body"]
     assert len(note) <= ZENDESK_LIMIT
@@ -456,7 +588,7 @@ MARKUP = [
 def test_markup_stays_text_in_every_field(markup: str) -> None:
     shown = " ".join(markup.replace("\x00", "").replace("\ud800", "\ufffd").split())
     for name in [*TEXTS, "link", "authorLink"]:
-        read = page(post(**{name: markup}))
+        read = page(post(**{"entityId": "facebook:1", name: markup}))
         assert {href for href, _ in read.links} <= {ITEM["link"], ITEM["authorLink"], ITEM["inReplyTo"]}, name
         assert name == "authorLink" or shown[:30] in read.text, name
 
@@ -464,10 +596,11 @@ def test_markup_stays_text_in_every_field(markup: str) -> None:
 @pytest.mark.parametrize("markup", MARKUP, ids=lambda markup: ascii(markup)[:30])
 def test_markup_stays_text_in_notes_labels_and_names(markup: str) -> None:
     made = post(markup, notes=[{"text": markup, "createdByDisplayName": markup}, markup])
-    printable = "".join(char for char in markup if char.isprintable())
-    named = Post(item(entityId=f"{printable[:100]}:1"), printable[:100], (markup,))
+    name = "".join(char for char in markup if char.isprintable())[:100]
+    named = Post(item(entityId=f"{name}:1"), name, (markup,), (markup,), markup)
     for each in (made, named):
-        assert len(page(each, Style(".*")).links) == 3
+        assert len(page(each).links) == 3
+        assert len(Page(json.loads(note_body(each, STYLE))["ticket"]["comment"]["html_body"]).links) == 3
 
 
 @pytest.mark.parametrize(
@@ -551,8 +684,9 @@ strange = st.text(
     st.lists(strange, max_size=3),
 )
 def test_no_post_breaks_its_ticket(changes: dict[str, Any], labels: list[str]) -> None:
-    made = Post(item(**changes, notes=labels), EVENT_UUID, tuple(labels))
+    made = Post(item(**changes, notes=labels), EVENT_UUID, tuple(labels), tuple(labels))
     read = page(made)
+    assert all(re.fullmatch("[a-z0-9_-]{1,80}", tag) for tag in ticket(made)["tags"])
     assert all(href.lower().startswith(("http://", "https://")) for href, _ in read.links)
     line = subject(made.item)
     assert len(line) <= 150
