@@ -11,17 +11,21 @@ from queue import SimpleQueue
 from typing import Any
 
 import log
-from destinations.destination import Destination, LeaseLost, Sent
+from destinations.attempt import Call, attempt, broken, failure, names
+from destinations.destination import Destination, LeaseLost
 from inbox.database import DatabaseUnavailable
 from inbox.gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED, Gate
 from inbox.inbox import CANNOT_COMPOSE, Inbox
 from inbox.items import REFUSED, Draft, Item, Outcome, Settled
-from outbound import AuthFailed, Limited, Rejected, ServiceError
+from inbox.schema import PARKED
+from outbound import ServiceError
 
 LEASE_S = 10.0
 RENEW_S = 3.0  # while a call is under way its lease is renewed this often, so that no call outlives it
-CHECK_S = 20.0  # the other processes wait this long for a check that hangs: a connect and a read time-out
+CHECK_S = 20.0  # the other processes wait this long for a check that hangs
 IDLE_S = 1.0
+
+Answered = tuple[Call, Outcome | None]
 
 
 class Delivery:
@@ -45,65 +49,74 @@ class Delivery:
         self._database_works = True
         self._renewed_at = time.monotonic()
         self._under_way: set[int] = set()  # ids of items
-        self._claimed: SimpleQueue[Item] = SimpleQueue()
-        self._answered: SimpleQueue[tuple[Item, Outcome | None]] = SimpleQueue()
-        self._loop = threading.Thread(target=self._run, name=f"delivery-{self._kind}", daemon=True)
+        self._calls = 0  # under way
+        self._claimed: SimpleQueue[Call] = SimpleQueue()
+        self._answered: SimpleQueue[Answered] = SimpleQueue()
+        self._loop: threading.Thread | None = None  # made after the fork
 
     # One pass
 
-    def deliver_due(self, hand_over: Callable[[Item], object] | None = None) -> float | None:
-        """Claims what is due and hands each item to `hand_over`, or delivers it here and now.
+    def deliver_due(self, hand_over: Callable[[Call], object] | None = None) -> float | None:
+        """Claims what is due and gives each call to `hand_over`, or makes it here and now.
 
-        Returns None when something was due, otherwise the seconds the gate stays closed. Raises DatabaseUnavailable.
+        Returns None when something was due, otherwise the seconds until something may leave. Raises
+        DatabaseUnavailable.
         """
-        free = self.destination.parallel - len(self._under_way)
+        free = self.destination.parallel - self._calls
         if not free:
             return None
-        compose, under_way = self.destination.compose, self._under_way
-        claim = self._inbox.claim(self.destination.name, free, LEASE_S, compose, under_way)
+        destination, digest = self.destination, self.destination.digest
+        claim = self._inbox.claim(
+            destination.name,
+            free,
+            LEASE_S,
+            destination.compose,
+            self._under_way,
+            destination.pace_s,
+            digest.above if digest else None,
+        )
         for item in claim.items:
             if item.draft is None:
-                log.error("parked", **_names(item), reason=CANNOT_COMPOSE)
-            else:
-                (hand_over or self.deliver)(item)
+                log.error("parked", **names(item), reason=CANNOT_COMPOSE)
+        items = [item for item in claim.items if item.draft]
+        for call in [items] if claim.together and items else [[item] for item in items]:
+            (hand_over or self.deliver)(call)
         if not claim.items and claim.gate.state != OPEN and not claim.held_s and not self._under_way:
             self.check()
         return None if claim.items else claim.held_s
 
-    def deliver(self, item: Item) -> None:
-        """Makes one attempt at a claimed item and records it. Raises nothing: what fails is logged and tried again."""
-        self._settle([(item, self._attempt(item))])
+    def deliver(self, call: Call) -> None:
+        """Makes one attempt at claimed items and records it. Raises nothing: what fails is logged and tried again."""
+        self.record([(call, self._attempt(call))])
 
-    def _attempt(self, item: Item) -> Outcome | None:
-        """Sends the item once. None when there is nothing to record: the lease was lost, or the fault is our own."""
-        started = time.monotonic()
+    def _attempt(self, call: Call) -> Outcome | None:
+        """Makes one call. None when there is nothing to record: the lease was lost, or the database is down."""
         try:
-            sent = self.destination.send(item, lambda draft: self._refreeze(item, draft))
-            return _success(sent, time.monotonic() - started)
-        except ServiceError as error:
-            return _failure(error, time.monotonic() - started)
+            return attempt(self.destination, call, self._refreeze)
         except LeaseLost:
-            log.warning("lease_lost", **_names(item))
+            log.warning("lease_lost", **names(call[0]))
         except DatabaseUnavailable as error:
-            log.error("not_recorded", **_names(item), reason=error)
-        except Exception as error:
-            log.error("delivery_broken", **_names(item), error=log.where(error))
+            log.error("not_recorded", **names(call[0]), reason=error)
         return None
 
-    def _settle(self, attempts: Sequence[tuple[Item, Outcome | None]]) -> None:
+    def record(self, answered: Sequence[Answered]) -> None:
         """Records attempts in one commit, and writes a line about each. What cannot be recorded is sent again when its
         lease is over: the same bytes under the same key."""
-        answered = [(item, outcome) for item, outcome in attempts if outcome]
-        if not answered:
+        attempts = [(item, outcome) for call, outcome in answered if outcome for item in call]
+        if not attempts:
             return
         try:
-            for (item, outcome), settled in zip(answered, self._inbox.settle(answered), strict=True):
-                self._report(item, outcome, settled)
+            settled = self._inbox.settle(attempts)
         except DatabaseUnavailable as error:
-            for item, _ in answered:
-                log.error("not_recorded", **_names(item), reason=error)
+            for item, _ in attempts:
+                log.error("not_recorded", **names(item), reason=error)
         except Exception as error:
             log.error("delivery_broken", destination=self.destination.name, error=log.where(error))
+            for one in answered if len(answered) > 1 else ():  # what is wrong with one costs no other its record
+                self.record([one])
+        else:
+            for (item, outcome), its in zip(attempts, settled, strict=True):
+                self._report(item, outcome, its)
 
     def check(self, *, despite_hold: bool = False) -> None:
         """Asks the destination whether it takes our credentials, and moves the gate by the answer; `despite_hold` also
@@ -111,17 +124,21 @@ class Delivery:
         gate = self._inbox.begin_check(self.destination.name, CHECK_S, despite_hold=despite_hold)
         if gate is None:
             return
-        started = time.monotonic()
+        started, name = time.monotonic(), self.destination.name
         try:
             found = self.destination.check()
         except ServiceError as error:
-            outcome = _failure(error, time.monotonic() - started)
+            outcome = failure(error, time.monotonic() - started)
             if outcome.how == REFUSED:
-                log.warning("check_refused", destination=self.destination.name, **self._answer(outcome))
+                log.warning("check_refused", destination=name, **self._answer(outcome))
+                outcome = outcome if gate.state == OPEN else replace(outcome, how=UNAUTHORISED)
+        except Exception as error:
+            log.error("check_broken", destination=name, error=log.where(error))
+            outcome = broken(error, time.monotonic() - started)
         else:
             outcome = Outcome("checked", time.monotonic() - started)
-            log.info("connected", destination=self.destination.name, found=found)
-        self._log_gate(*self._inbox.end_check(self.destination.name, gate, outcome))
+            log.info("connected", destination=name, found=found)
+        self._log_gate(*self._inbox.end_check(name, gate, outcome, despite_hold=despite_hold))
 
     def _refreeze(self, item: Item, draft: Draft) -> Item:
         renewed = self._inbox.refreeze(item, draft, LEASE_S)
@@ -133,27 +150,31 @@ class Delivery:
 
     def _report(self, item: Item, outcome: Outcome, settled: Settled) -> None:
         """One line about the attempt, and one when the gate has changed."""
-        if outcome.how == REFUSED:
-            log.error("parked", **_names(item), **self._answer(outcome))
-        elif outcome.is_trouble:
-            log.warning("not_delivered", **_names(item), attempts=item.attempts, **self._answer(outcome))
-        else:
-            made = {self.destination.noun: outcome.reference, **_names(item)}
+        if outcome.is_delivered:
+            made = {self.destination.noun: outcome.reference, **names(item)}
             log.info(outcome.how, **made, attempts=item.attempts, took_ms=round(outcome.took_s * 1000))
+        elif settled.state == PARKED:
+            log.error("parked", **names(item), **{**self._answer(outcome), "reason": settled.reason})
+        else:
+            log.warning("not_delivered", **names(item), attempts=item.attempts, **self._answer(outcome))
         if not settled.ours:
-            log.warning("lease_lost", **_names(item))
+            log.warning("lease_lost", **names(item))
+        self._log_gate(settled.before, settled.after, settled.put_back)
         if self._on_outcome:
-            self._on_outcome(item, outcome)
-        self._log_gate(settled.before, settled.after)
+            try:
+                self._on_outcome(item, outcome)
+            except Exception as error:
+                log.error("delivery_broken", **names(item), error=log.where(error))
 
-    def _log_gate(self, before: Gate, after: Gate) -> None:
+    def _log_gate(self, before: Gate, after: Gate, put_back: int = 0) -> None:
         if before.state == after.state:
             return
+        name = self.destination.name
         if after.state == OPEN:
-            log.info("recovered", destination=self.destination.name, was=before.state)
+            log.info("recovered", destination=name, was=before.state)
         else:
-            levels = {LIMITED: logging.INFO, OUTAGE: logging.WARNING, UNAUTHORISED: logging.ERROR}
-            log.write(levels[after.state], after.state, destination=self.destination.name, reason=after.reason)
+            level = {LIMITED: logging.INFO, OUTAGE: logging.WARNING}.get(after.state, logging.ERROR)
+            log.write(level, after.state, destination=name, reason=after.reason, put_back=put_back or None)
 
     def _answer(self, outcome: Outcome) -> dict[str, Any]:
         return {"status": outcome.status, "reason": outcome.reason, f"{self._kind}_request_id": outcome.request_id}
@@ -163,13 +184,14 @@ class Delivery:
     def wake(self) -> None:
         """Something was just committed: look at once, unless the gate is known to be closed or every place is taken.
         Then the next answer wakes the loop."""
-        if not self._on_hold and len(self._under_way) < self.destination.parallel:
+        if not self._on_hold and self._calls < self.destination.parallel:
             self._wake.set()
 
     def start(self) -> None:
         """Starts delivering in the background."""
         for number in range(self.destination.parallel):
             threading.Thread(target=self._work, name=f"delivery-{self._kind}-{number}", daemon=True).start()
+        self._loop = threading.Thread(target=self._run, name=f"delivery-{self._kind}", daemon=True)
         self._loop.start()
 
     def stop_claiming(self) -> None:
@@ -180,7 +202,7 @@ class Delivery:
         """Takes nothing more, and waits up to `timeout_s` seconds for what is under way."""
         self.stop_claiming()
         self._wake.set()
-        if self._loop.is_alive():
+        if self._loop:
             self._loop.join(timeout_s)
         if self._under_way:
             log.warning("stopped_in_flight", destination=self.destination.name, items=len(self._under_way))
@@ -199,8 +221,9 @@ class Delivery:
         """Records what has come back, renews the other leases, and only then claims: after a stall the leases are
         over, and a claim would take the same items again."""
         answered = [self._answered.get() for _ in range(self._answered.qsize())]
-        self._settle(answered)
-        self._under_way.difference_update(item.id for item, _ in answered)
+        self.record(answered)
+        self._calls -= len(answered)
+        self._under_way.difference_update(item.id for call, _ in answered for item in call)
         if self._under_way and time.monotonic() - self._renewed_at > self._renew_s:
             self._inbox.renew(self._under_way, LEASE_S)
             self._renewed_at = time.monotonic()
@@ -211,44 +234,26 @@ class Delivery:
         try:
             result = step()
             if not self._database_works:
-                log.info("database_recovered")
+                log.info("database_recovered", destination=self.destination.name)
             self._database_works = True
             return result
         except DatabaseUnavailable as error:
             if self._database_works:
-                log.error("database_unavailable", reason=error)
+                log.error("database_unavailable", destination=self.destination.name, reason=error)
             self._database_works = False
         except Exception as error:
-            log.error("delivery_broken", error=log.where(error))
+            log.error("delivery_broken", destination=self.destination.name, error=log.where(error))
         return self._idle_s
 
-    def _hand_over(self, item: Item) -> None:
+    def _hand_over(self, call: Call) -> None:
         if not self._under_way:
             self._renewed_at = time.monotonic()
-        self._under_way.add(item.id)
-        self._claimed.put(item)
+        self._calls += 1
+        self._under_way.update(item.id for item in call)
+        self._claimed.put(call)
 
     def _work(self) -> None:
         while True:
-            item = self._claimed.get()
-            self._answered.put((item, self._attempt(item)))
+            call = self._claimed.get()
+            self._answered.put((call, self._attempt(call)))
             self._wake.set()
-
-
-def _success(sent: Sent, took_s: float) -> Outcome:
-    outcome = Outcome(sent.how, took_s, sent.reference, status=sent.status, request_id=sent.request_id)
-    return replace(outcome, **vars(sent.quota)) if sent.quota else outcome
-
-
-def _failure(error: ServiceError, took_s: float) -> Outcome:
-    how = OUTAGE
-    for kind, word in ((Rejected, REFUSED), (AuthFailed, UNAUTHORISED), (Limited, LIMITED)):
-        if isinstance(error, kind):
-            how = word
-    outcome = Outcome(how, took_s, reason=str(error)[:500], status=error.status, code=error.code)
-    outcome = replace(outcome, request_id=error.request_id, retry_after_s=error.retry_after_s)
-    return replace(outcome, **vars(error.quota)) if error.quota else outcome
-
-
-def _names(item: Item) -> dict[str, object]:
-    return {"post": item.subject_id, "event_uuid": item.event_uuid, "request_id": item.request_id}

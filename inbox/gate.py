@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-OPEN, LIMITED, OUTAGE, UNAUTHORISED = "open", "limited", "outage", "unauthorised"
+OPEN, LIMITED, OUTAGE, UNAUTHORISED, REFUSING = "open", "limited", "outage", "unauthorised", "refusing"
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 AUTH_BACKOFF_S = (5.0, 15.0, 30.0, 60.0)
 MAX_HOLD_S = 3600.0  # no hold lasts longer: the clock was set back, or a header is nonsense
-CALLS_PER_ITEM = 2  # what one item may cost: a look-up and a creation
-PATIENCE = 5  # failed attempts after which the item is the cause, if others succeed
+CALLS_PER_ITEM = 3  # what one item may cost: two look-ups and a creation
+STREAK = 5  # different items in a row that fail alike: then it is the destination
 
 
 @dataclass(frozen=True)
 class Gate:
     """The state of a destination. Times are seconds of the database's clock.
 
-    `version` counts the changes of state: answers to calls made under an older version are ignored.
+    `version` counts the changes of state: answers to calls made under an older version are ignored. `blame` is how the
+    latest items failed that the destination did not take though it works, and `blamed` are the ids of those that failed
+    so since it took one, at most STREAK.
     """
 
     state: str = OPEN
@@ -31,11 +33,20 @@ class Gate:
     probe: int | None = None  # the id of the item that is tried while the gate is not open
     calls_left: int | None = None
     window_ends_at: float = 0.0
+    blame: str = ""
+    blamed: str = ""
+    delivered_at: float = 0.0  # when it last took an item
+    paced_until: float = 0.0
+    held_at: float = 0.0  # when the hold began
+    counted_at: float = 0.0  # when the calls left were counted
 
     def held_for(self, now: float) -> float:
         """Seconds until something may leave again; 0 when it may now."""
-        wait = self.hold_until - now
-        return wait if 0 < wait <= MAX_HOLD_S else 0.0
+        return _remaining(self.held_at, self.hold_until, now)
+
+    def paced_for(self, now: float, pace_s: float) -> float:
+        """Seconds until the next call, when there must be `pace_s` between two."""
+        return _remaining(self.paced_until - pace_s, self.paced_until, now) if pace_s else 0.0
 
     def places(self, now: float, under_way: int, free: int) -> int:
         """How many of `free` items may leave now, while `under_way` have not come back. While the gate is not open
@@ -44,13 +55,12 @@ class Gate:
             return 0
         if self.state != OPEN:
             return min(free, 1)
-        if self.calls_left is None or not self._in_window(now):
-            return free
-        return max(0, min(free, self.calls_left // CALLS_PER_ITEM - under_way))
+        calls_left = self.calls_known(now)
+        return free if calls_left is None else max(0, min(free, calls_left // CALLS_PER_ITEM - under_way))
 
     def calls_known(self, now: float) -> int | None:
         """The calls left in this window of the rate limit; None when that is not known."""
-        return self.calls_left if self._in_window(now) else None
+        return self.calls_left if _remaining(self.counted_at, self.window_ends_at, now) else None
 
     def probing(self, item_id: int) -> Gate:
         """The gate while this item is its probe."""
@@ -58,45 +68,93 @@ class Gate:
 
     def counted(self, now: float, calls_left: int, reset_s: float) -> Gate:
         """What an answer said of the rate limit. Answers come out of order: the lowest count of a window stays."""
-        ends_at = now + reset_s
-        if self.calls_left is not None and self._in_window(now):
+        ends_at, known = now + reset_s, self.calls_known(now)
+        if known is not None:
             if ends_at < self.window_ends_at - 2:
                 return self  # a late answer from the window before
             if ends_at <= self.window_ends_at + 2:  # the header counts whole seconds
-                calls_left = min(calls_left, self.calls_left)
-        return replace(self, calls_left=calls_left, window_ends_at=ends_at)
+                calls_left = min(calls_left, known)
+        return replace(self, calls_left=calls_left, window_ends_at=ends_at, counted_at=now)
+
+    def within_limit(self, now: float) -> Gate:
+        """The gate, closed until the next window when it is open and no item may leave in this one."""
+        calls_left = self.calls_known(now)
+        if self.state != OPEN or calls_left is None or calls_left >= CALLS_PER_ITEM:
+            return self
+        return self._changed(now, LIMITED, "the account's calls for this minute are used up", self.window_ends_at)
+
+    @property
+    def all_alike(self) -> bool:
+        """Whether so many different items failed alike that it is the destination."""
+        return self.state != OPEN and len(self.blamed.split()) >= STREAK
 
     def after_success(self, now: float, version: int) -> Gate:
-        """The destination took something: open, unless the window's calls are used up."""
+        """The destination took something: open, and nobody is blamed any more."""
+        gate = replace(self, blame="", blamed="", delivered_at=now)
+        late = version != self.version and not self.all_alike
+        return gate if late or self.state == OPEN else gate._changed(now, OPEN, "", 0.0)
+
+    def after_failure(self, now: float, version: int, state: str, reason: str, retry_after_s: float | None) -> Gate:
+        """The destination does not work: close, longer each time, and never shorter than it asked for."""
         if version != self.version:
             return self
-        if self.calls_left is not None and self.calls_left < CALLS_PER_ITEM and self._in_window(now):
-            return self._changed(LIMITED, "the account's calls for this minute are used up", self.window_ends_at)
-        return self if self.state == OPEN else self._changed(OPEN, "", 0.0)
+        return self._closed(now, state, reason, retry_after_s, AUTH_BACKOFF_S if state == UNAUTHORISED else BACKOFF_S)
 
-    def after_failure(
-        self, now: float, version: int, state: str, reason: str, retry_after_s: float | None, attempts: int = 1
+    def after_failed_item(
+        self,
+        now: float,
+        version: int,
+        state: str,
+        reason: str,
+        retry_after_s: float | None,
+        likeness: str,
+        item_id: int,
     ) -> Gate:
-        """The destination did not take it: close, longer each time, and never shorter than it asked for. After PATIENCE
-        attempts an item no longer closes an open gate."""
-        if version != self.version or (attempts > PATIENCE and self.state == OPEN):
+        """The destination works, but it refused this item or fails for it: open, unless too many different items in a
+        row failed alike. Then it closes in `state`, and stays closed until one is taken or fails otherwise."""
+        if version != self.version:
             return self
-        steps = AUTH_BACKOFF_S if state == UNAUTHORISED else BACKOFF_S
+        alike = self.blamed.split() if likeness == self.blame else []
+        if len(alike) < STREAK and str(item_id) not in alike:
+            alike = [*alike, str(item_id)]
+        gate = replace(self, blame=likeness, blamed=" ".join(alike))
+        if len(alike) >= STREAK:
+            did = "were refused" if state == REFUSING else "failed"
+            said = f"{reason[:400]}: {STREAK} different posts in a row {did} alike"
+            return gate._closed(now, state, said, retry_after_s, AUTH_BACKOFF_S)
+        return gate if self.state == OPEN else gate._changed(now, OPEN, "", 0.0)
+
+    def after_check(self, now: float, version: int, opens: bool) -> Gate:
+        """The destination takes our credentials: open. When all items failed alike that proves little; unless `opens`,
+        only the hold ends, and the next item is tried at once."""
+        if version != self.version or self.state == OPEN:
+            return self
+        if self.all_alike and not opens:
+            return replace(self, hold_until=now)
+        return replace(self, blame="", blamed="")._changed(now, OPEN, "", 0.0)
+
+    def _closed(
+        self, now: float, state: str, reason: str, retry_after_s: float | None, steps: tuple[float, ...]
+    ) -> Gate:
         failures = self.failures if state == self.state else 0
         wait = steps[min(failures, len(steps) - 1)]
         if retry_after_s is not None:
             wait = max(retry_after_s, steps[0] if state == LIMITED else wait)
-        gate = self._changed(state, reason, now + min(wait, MAX_HOLD_S))
+        gate = self._changed(now, state, reason, now + min(wait, MAX_HOLD_S))
         return replace(gate, failures=failures + 1)
 
-    def _in_window(self, now: float) -> bool:
-        return 0 < self.window_ends_at - now <= MAX_HOLD_S
-
-    def _changed(self, state: str, reason: str, hold_until: float) -> Gate:
-        version = self.version + 1
-        return replace(self, state=state, reason=reason, version=version, failures=0, hold_until=hold_until, probe=None)
+    def _changed(self, now: float, state: str, reason: str, hold_until: float) -> Gate:
+        gate = replace(self, state=state, reason=reason, version=self.version + 1, failures=0, probe=None)
+        return replace(gate, hold_until=hold_until, held_at=now)
 
 
-def retry_delay_s(attempts: int) -> float:
-    """Seconds that an item waits after its latest attempt while the gate is open: at first none, a minute at most."""
-    return 0.0 if attempts <= PATIENCE else min(2.0 ** min(attempts - PATIENCE, 6), 60.0)
+def _remaining(since: float, until: float, now: float) -> float:
+    """Seconds of a wait that began at `since`. Before that it is over: the clock was set back."""
+    wait = until - now
+    return wait if since <= now and 0 < wait <= MAX_HOLD_S else 0.0
+
+
+def retry_delay_s(failures: int, retry_after_s: float | None = None) -> float:
+    """Seconds that an item waits after it failed so often while its destination worked: 2 s growing to a minute, or as
+    long as the destination asks, an hour at most."""
+    return min(max(min(2.0 ** min(failures, 6), 60.0), retry_after_s or 0.0), MAX_HOLD_S)

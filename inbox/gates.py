@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, fields
 
 from inbox.database import Row, Session
-from inbox.gate import Gate
-from inbox.items import Outcome
+from inbox.gate import OPEN, REFUSING, Gate
+from inbox.items import REFUSED, Item, Outcome, Past
 
 _GATE_COLUMNS = [field.name for field in fields(Gate)]
 _SELECT_GATE = f"SELECT {', '.join(_GATE_COLUMNS)}, :clock FROM gates WHERE destination = :destination"
@@ -43,10 +43,27 @@ def keep_gate(db: Session, destination: str, before: Gate, after: Gate) -> None:
         db.change(_UPDATE_GATE, {"destination": destination, **asdict(after)})
 
 
-def moved_gate(gate: Gate, now: float, version: int, outcome: Outcome, attempts: int) -> Gate:
-    """The gate after an attempt that left under its `version`."""
-    if outcome.calls_left is not None:
-        gate = gate.counted(now, outcome.calls_left, outcome.reset_s)
-    if not outcome.is_trouble:
-        return gate.after_success(now, version)
-    return gate.after_failure(now, version, outcome.how, outcome.reason or "", outcome.retry_after_s, attempts)
+def moved_gate(gate: Gate, now: float, item: Item, outcome: Outcome, past: Past) -> Gate:
+    """The gate after an attempt at an item."""
+    gate, version, reason = _counted(gate, now, outcome), item.gate_version, outcome.reason or ""
+    refused_again = outcome.how == REFUSED and past.refused and gate.state == OPEN
+    if outcome.is_delivered:
+        gate = gate.after_success(now, version)
+    elif outcome.is_trouble and not outcome.item_only:
+        gate = gate.after_failure(now, version, outcome.how, reason, outcome.retry_after_s)
+    elif not (outcome.shared or refused_again):
+        state = REFUSING if outcome.how == REFUSED else outcome.how
+        gate = gate.after_failed_item(now, version, state, reason, outcome.retry_after_s, outcome.likeness, item.id)
+    return gate.within_limit(now)
+
+
+def checked_gate(gate: Gate, now: float, version: int, outcome: Outcome, opens: bool) -> Gate:
+    """The gate after a check of the destination. A refused one says nothing while the gate is open: an item may go."""
+    gate = _counted(gate, now, outcome)
+    if outcome.is_trouble:
+        return gate.after_failure(now, version, outcome.how, outcome.reason or "", outcome.retry_after_s)
+    return gate if outcome.how == REFUSED else gate.after_check(now, version, opens)
+
+
+def _counted(gate: Gate, now: float, outcome: Outcome) -> Gate:
+    return gate if outcome.calls_left is None else gate.counted(now, outcome.calls_left, outcome.reset_s)

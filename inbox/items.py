@@ -13,6 +13,11 @@ REFUSED = "refused"
 TROUBLES = (OUTAGE, LIMITED, UNAUTHORISED)
 
 
+def storable(text: str | None, most: int) -> str | None:
+    """The text as every database takes it: no control characters, no halves of emoji, and not too long."""
+    return text and "".join(char if char.isprintable() else " " for char in text[:most])
+
+
 @dataclass(frozen=True)
 class NewItem:
     """One subject of one event for one destination. A `reason` parks it at once, for a person to look at. Raises
@@ -66,7 +71,8 @@ class Outcome:
     """What came of an attempt. `how` is the destination's word for a delivery, "refused", or a state of the gate.
 
     `took_s` is in seconds; `status`, `code` and `request_id` are those of the answer; `calls_left` and `reset_s` say
-    what is left of the account's rate limit. What the answer does not say is None.
+    what is left of the account's rate limit. What the answer does not say is None. `item_only`: the destination works,
+    only this item fails. `shared`: the attempt was one call for several items, and proves nothing about each of them.
     """
 
     how: str
@@ -79,29 +85,61 @@ class Outcome:
     retry_after_s: float | None = None
     calls_left: int | None = None
     reset_s: float = 0.0
+    item_only: bool = False
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        for name, most in (("reason", 500), ("code", 500), ("request_id", 255), ("reference", 255)):
+            object.__setattr__(self, name, storable(getattr(self, name), most))
 
     @property
     def is_trouble(self) -> bool:
-        """Whether the destination, not the item, is the reason."""
+        """Whether it was neither delivered nor refused: it is sent again."""
         return self.how in TROUBLES
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the destination took the item."""
+        return self.how != REFUSED and not self.is_trouble
+
+    @property
+    def likeness(self) -> str:
+        """The same text for failures of one kind."""
+        return f"{self.how} {self.status or ''} {self.code or ''}".strip()[:200]
+
+
+@dataclass(frozen=True)
+class Past:
+    """What an item went through before an attempt: how often it failed though its destination worked, since when, and
+    whether it was refused."""
+
+    failures: int = 0
+    failing_since: float | None = None
+    refused: bool = False
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Items to send now; the gate they leave through, and for how many seconds it is closed when there are none."""
+    """Items to send now, each alone or all `together` in one call; the gate they leave through; and when there are
+    none, for how many seconds nothing may leave."""
 
     items: list[Item]
     gate: Gate
     held_s: float
+    together: bool = False
 
 
 @dataclass(frozen=True)
 class Settled:
-    """Whether the item was still ours to settle, and the gate before and after."""
+    """Whether the item was still ours to settle, its state and reason, the gate before and after, and how many parked
+    items became pending again because the gate closed."""
 
     ours: bool
+    state: str
+    reason: str | None
     before: Gate
     after: Gate
+    put_back: int = 0
 
 
 @dataclass(frozen=True)

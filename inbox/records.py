@@ -11,11 +11,12 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from events import StreamItem, Unreadable, is_web_address
-from inbox.database import Database, in_list
-from inbox.items import REFUSED, TROUBLES
+from events import Subject, is_web_address
+from inbox.database import Database, Row, in_list
+from inbox.items import REFUSED, TROUBLES, Counts
 from inbox.rows import object_in
 from inbox.schema import DELIVERED, DISCARDED, EMPTY, IS_PARKED, IS_PENDING, PARKED, PENDING, SETTLED_AT
+from inbox.statements import IS_LEASED_NOW
 
 STATES = (PENDING, DELIVERED, PARKED, DISCARDED)
 FOUND_AT_MOST = 100
@@ -25,7 +26,7 @@ HOURS = 24
 @dataclass(frozen=True)
 class Record:
     """An item of the inbox. Times are seconds of the database's clock; `link` leads to the post while its text is
-    kept."""
+    kept; `under_way`: a process is sending it right now."""
 
     id: int
     destination: str
@@ -42,11 +43,23 @@ class Record:
     reference: str | None
     payload_kept: bool
     link: str | None
+    under_way: bool
 
     @property
     def can_be_retried(self) -> bool:
-        """Whether it is parked and can be sent again."""
-        return self.state == PARKED and bool(self.destination) and self.payload_kept
+        """Whether it is parked and can be sent again, or waits and can be sent at once."""
+        parked = self.state == PARKED and bool(self.destination) and self.payload_kept
+        return parked or self.waits
+
+    @property
+    def can_be_discarded(self) -> bool:
+        """Whether it can be given up: it is parked or waits."""
+        return self.state == PARKED or self.waits
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is pending and nobody is sending it."""
+        return self.state == PENDING and not self.under_way
 
 
 @dataclass(frozen=True)
@@ -73,9 +86,11 @@ class Hour:
     parked: int = 0
 
 
-_COLUMNS = [field.name for field in fields(Record) if field.name not in ("settled_at", "payload_kept", "link")]
+_MADE_UP = ("settled_at", "payload_kept", "link", "under_way")  # of other columns
+_COLUMNS = [field.name for field in fields(Record) if field.name not in _MADE_UP]
 _SETTLED = f"CASE WHEN state <> '{PENDING}' THEN {SETTLED_AT} END"
-_SELECT = f"SELECT {', '.join(_COLUMNS)}, {_SETTLED}, payload FROM items"
+_UNDER_WAY = f"CASE WHEN state = '{PENDING}' AND {IS_LEASED_NOW} THEN 1 ELSE 0 END"
+_SELECT = f"SELECT {', '.join(_COLUMNS)}, {_SETTLED}, {_UNDER_WAY}, payload FROM items"
 _ATTEMPTS = f"SELECT {', '.join(field.name for field in fields(AttemptRecord))} FROM attempts"
 _COUNTED = (PENDING, PARKED, DISCARDED)  # few, and each with an index; the delivered are the rest
 _BY_STATE = "SELECT (SELECT count(*) FROM items), " + ", ".join(
@@ -84,6 +99,8 @@ _BY_STATE = "SELECT (SELECT count(*) FROM items), " + ", ".join(
 # PostgreSQL rounds a time to whole seconds, SQLite cuts off; both divide whole numbers into whole numbers.
 _HOUR = "(CAST(at AS BIGINT) - CAST(CAST(at AS BIGINT) > at AS INTEGER)) / 3600"
 _BY_HOUR = f"SELECT {_HOUR}, outcome, count(*) FROM attempts WHERE at >= :since GROUP BY 1, 2"
+_PENDING = f"SELECT destination, count(*), min(received_at), :clock FROM items WHERE {IS_PENDING} GROUP BY destination"
+_PARKED = f"SELECT destination, count(*) FROM items WHERE {IS_PARKED} GROUP BY destination"
 _NOT_READ = f"SELECT received_at FROM items WHERE {IS_PARKED} AND attempts = 0 AND received_at >= :since"
 
 
@@ -93,13 +110,14 @@ class Records:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def latest(self, state: str | None = None, most: int = 50) -> list[Record]:
-        """The newest items, or the newest in one state."""
+    def latest(self, state: str | None = None, most: int = 50, destination: str | None = None) -> list[Record]:
+        """The newest items, or the newest in one state, or for one destination."""
         if state not in (None, *STATES):
             return []
-        if state == PENDING:  # SQLite would look for them among all items, from the newest on
-            return self._select(f"WHERE id IN (SELECT id FROM items WHERE {IS_PENDING})", most)
-        return self._select(f"WHERE state = '{state}'" if state else "", most)
+        wanted = {None: "true", PENDING: f"id IN (SELECT id FROM items WHERE {IS_PENDING})"}
+        condition = wanted.get(state, f"state = '{state}'")  # SQLite would look for the pending ones among all items
+        among = " AND destination = :destination" if destination is not None else ""
+        return self._select(f"WHERE {condition}{among}", most, destination=destination)
 
     def find(self, name: str) -> list[Record]:
         """The items of one event uuid, post id or reference, newest first; a number may also be an item's."""
@@ -129,6 +147,15 @@ class Records:
             found = db.rows(f"{_ATTEMPTS} WHERE item_id IN {among} ORDER BY item_id, id", values)
         return [AttemptRecord(*row) for row in found]
 
+    def waiting(self) -> dict[str, Counts]:
+        """What is pending and parked for each destination that has some; "" is for what could not be read."""
+        with self._database.reading() as db:
+            parked = {str(name): int(count) for name, count in db.rows(_PARKED)}
+            found = {name: Counts(0, count, None) for name, count in parked.items()}
+            for name, count, oldest, now in db.rows(_PENDING):
+                found[name] = Counts(count, parked.get(name, 0), max(0.0, now - oldest))
+        return found
+
     def by_state(self) -> dict[str, int]:
         """How many items are in each state."""
         with self._database.reading() as db:
@@ -149,11 +176,13 @@ class Records:
     def _select(self, condition: str, most: int, **values: Any) -> list[Record]:
         with self._database.reading() as db:
             found = db.rows(f"{_SELECT} {condition} ORDER BY id DESC LIMIT :most", {**values, "most": most})
-        return [_record(dict(zip(_COLUMNS, row, strict=True)), at, payload) for *row, at, payload in found]
+        return [_record(row) for row in found]
 
 
-def _record(columns: dict[str, Any], settled_at: float | None, payload: str) -> Record:
-    return Record(**columns, settled_at=settled_at, payload_kept=payload != EMPTY, link=_link(payload))
+def _record(row: Row) -> Record:
+    *columns, settled_at, under_way, payload = row
+    made_up = {"settled_at": settled_at, "payload_kept": payload != EMPTY, "link": _link(payload)}
+    return Record(**dict(zip(_COLUMNS, columns, strict=True)), **made_up, under_way=bool(under_way))
 
 
 def number(word: str) -> int | None:
@@ -186,9 +215,6 @@ def _kind(outcome: str) -> str:
 
 
 def _link(payload: str) -> str | None:
-    """The post's address, when it is a plain web address."""
-    try:
-        link = StreamItem.parse(object_in(payload).get("item")).link
-    except Unreadable:
-        return None
+    """The post's or message's address, when it is a plain web address."""
+    link = Subject.parse(object_in(payload)).link
     return link if is_web_address(link) else None

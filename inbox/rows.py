@@ -10,8 +10,11 @@ from typing import Any
 import log
 from inbox.database import Row
 from inbox.gate import OPEN, Gate, retry_delay_s
-from inbox.items import REFUSED, Draft, Item, NewItem, Outcome
+from inbox.items import REFUSED, Draft, Item, NewItem, Outcome, Past
 from inbox.schema import DELIVERED, PARKED, PENDING
+
+# An item that fails so often, for so long, though its destination works, is parked for a person to look at.
+MOST_FAILURES, FAILING_FOR_S = 10, 3600.0
 
 
 def row_of(item: NewItem) -> Row:
@@ -57,7 +60,7 @@ def composed(item: Item, compose: Callable[[Item], Draft]) -> Item:
     try:
         return replace(item, draft=compose(item))
     except Exception as error:
-        log.error("post_broken", event_uuid=item.event_uuid, error=log.where(error))
+        log.error("post_broken", destination=item.destination, event_uuid=item.event_uuid, error=log.where(error))
         return item
 
 
@@ -68,14 +71,49 @@ def draft_values(draft: Draft | None) -> dict[str, Any]:
     return {"kind": draft.kind, "body": draft.body.decode("ascii"), "key": draft.key, "target": draft.target}
 
 
-def settlement(outcome: Outcome, attempts: int, gate: Gate, now: float) -> dict[str, Any]:
-    """The columns of an item after an attempt. A failed one is due again when the gate opens."""
-    state = PENDING if outcome.is_trouble else PARKED if outcome.how == REFUSED else DELIVERED
-    due_at = now + retry_delay_s(attempts) if gate.state == OPEN else gate.hold_until
+def attempt_values(outcome: Outcome, now: float) -> dict[str, Any]:
+    """The columns of an attempt, but for its item and number."""
+    return {
+        "at": now - outcome.took_s,
+        "took_s": outcome.took_s,
+        "how": outcome.how[:20],
+        "status": outcome.status,
+        "code": outcome.code,
+        "request_id": outcome.request_id,
+    }
+
+
+def settlement(outcome: Outcome, past: Past, gate: Gate, now: float) -> dict[str, Any]:
+    """The columns of an item after an attempt that left the gate like this. An item that failed waits for the gate, or
+    for some time of its own (`held_at`) when only this item fails. One that waits because all were refused alike is
+    composed anew: the settings may be corrected meanwhile."""
+    state, reason, due_at, held_at, failures, since = DELIVERED, outcome.reason, now, None, 0, None
+    if not outcome.is_delivered:
+        with_all = gate.all_alike and gate.blame == outcome.likeness
+        failures, since = past.failures, past.failing_since
+        if with_all or (outcome.is_trouble and not outcome.item_only):
+            state, due_at = PENDING, now if gate.state == OPEN else gate.hold_until
+        elif outcome.how == REFUSED:
+            state = PARKED
+        else:
+            state, held_at, failures, since = PENDING, now, failures + 1, min(now, since or now)
+            due_at = now + retry_delay_s(failures, outcome.retry_after_s)
+            if failures >= MOST_FAILURES and now - since >= FAILING_FOR_S:
+                state, reason = PARKED, _why_given_up(outcome, failures, since, gate, now)
     return {
         "state": state,
-        "reason": outcome.reason and outcome.reason[:500],
+        "reason": reason,
         "reference": outcome.reference,
-        "next_attempt_at": due_at if state == PENDING else now,
+        "next_attempt_at": due_at,
         "settled_at": None if state == PENDING else now,
+        "held_at": held_at if state == PENDING else None,
+        "failures": failures,
+        "failing_since": since,
+        "anew": int(state == PENDING and outcome.how == REFUSED),
     }
+
+
+def _why_given_up(outcome: Outcome, failures: int, since: float, gate: Gate, now: float) -> str:
+    meanwhile = "it took others" if gate.delivered_at >= since else "the rest of it worked"
+    how_often = f"{failures} times in {(now - since) / 60:.0f} minutes"
+    return f"{(outcome.reason or '')[:380]} ({how_often}, while {meanwhile}): look at it, then send it again"

@@ -75,6 +75,26 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX attempts_item ON attempts (item_id)",
         "CREATE INDEX attempts_at ON attempts (at)",
     ),
+    (
+        # The release before leaves these columns as they are, and its own rows have their defaults.
+        "ALTER TABLE items ADD COLUMN held_at DOUBLE PRECISION",  # since when it is leased, or waits by itself
+        "ALTER TABLE items ADD COLUMN failures INTEGER DEFAULT 0",  # though its destination worked
+        "ALTER TABLE items ADD COLUMN failing_since DOUBLE PRECISION",
+        "ALTER TABLE gates ADD COLUMN blame VARCHAR(200)",  # how the latest items failed alike
+        "ALTER TABLE gates ADD COLUMN blamed VARCHAR(200)",  # their ids
+        "ALTER TABLE gates ADD COLUMN delivered_at DOUBLE PRECISION",
+        "ALTER TABLE gates ADD COLUMN paced_until DOUBLE PRECISION",
+        "ALTER TABLE gates ADD COLUMN held_at DOUBLE PRECISION",
+        "ALTER TABLE gates ADD COLUMN counted_at DOUBLE PRECISION",
+        """CREATE TABLE unrouted (
+        event_name VARCHAR(100) NOT NULL,
+        word VARCHAR(255) NOT NULL,  -- the label or rule that no route names
+        count INTEGER NOT NULL,
+        first_at DOUBLE PRECISION NOT NULL,
+        last_at DOUBLE PRECISION NOT NULL,
+        PRIMARY KEY (event_name, word)
+        )""",
+    ),
 )
 UNNUMBERED = (
     "the database holds the tables of a version before the first release. Nothing of it is read; "

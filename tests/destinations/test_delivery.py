@@ -6,16 +6,19 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 from uuid import UUID
 
 import pytest
 from conftest import Clock, events, fields_of, new_item, wait_for
 
+from destinations.attempt import PATIENCE, Call
 from destinations.delivery import CHECK_S, LEASE_S, Delivery
-from destinations.destination import Sent
+from destinations.destination import Destination, Digest, Sent
 from destinations.zendesk import CHECK_ID, KEY_LIFE_S, PARALLEL, ZendeskDestination
 from destinations.zendesk_words import Style
+from inbox import open_database
 from inbox.database import Database, DatabaseUnavailable
 from inbox.gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED, Gate
 from inbox.inbox import Inbox
@@ -36,7 +39,7 @@ def new_delivery(
 ) -> Delivery:
     url: str = zendesk.url  # type: ignore[attr-defined]
     client = kind(url, client_id=zendesk.client_id, client_secret=zendesk.client_secret, clock=clock)
-    return Delivery(inbox, ZendeskDestination(client, url, Style("CreateCase")))
+    return Delivery(inbox, ZendeskDestination(client, url, Style(), lambda subject: {}))
 
 
 @pytest.fixture(autouse=True)
@@ -343,7 +346,7 @@ def test_an_item_whose_lease_was_lost_is_left_to_its_new_owner(
     delivery: Delivery, inbox: Inbox, zendesk: FakeZendesk, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     inbox.accept([new_item()])
-    taken: list[Any] = []
+    taken: list[Call] = []
     delivery.deliver_due(taken.append)
     clock.advance(LEASE_S)
     delivery.deliver_due()
@@ -480,7 +483,7 @@ def test_a_lease_lost_between_two_calls_stops_the_second(
     drain(delivery, inbox, clock)
     zendesk.close_ticket(zendesk.tickets[0].id)
     inbox.accept([new_item("e2")])
-    taken: list[Item] = []
+    taken: list[Call] = []
     delivery.deliver_due(taken.append)
     clock.advance(LEASE_S)
     assert other.claim("zendesk", 8, LEASE_S, delivery.destination.compose).items
@@ -599,7 +602,7 @@ def test_an_attempt_whose_lease_was_lost_is_recorded_too(
     [late] = inbox.claim("zendesk", 8, LEASE_S, delivery.destination.compose).items
     clock.advance(LEASE_S)
     delivery.deliver_due()
-    delivery.deliver(late)
+    delivery.deliver([late])
     assert sorted((number, outcome) for _, number, outcome, *_ in tried(records)) == [
         (1, "ticket_created"),
         (2, "ticket_created"),
@@ -727,11 +730,12 @@ def test_a_follow_up_that_was_refused_is_sent_again_under_another_key(
     inbox.accept([new_item("e1")])
     drain(delivery, inbox, clock)
     zendesk.close_ticket(zendesk.tickets[0].id)
+    zendesk.faults.fail(1, 422, method="POST", path="/api/v2/tickets")  # and the plain one that stands in for it
     refused(delivery, inbox, zendesk, clock, "e2")
     retry(inbox)
     drain(delivery, inbox, clock)
     keys = [call.idempotency_key for call in creations(zendesk)]
-    assert len(zendesk.tickets) == 2 and len({*keys}) == len(keys) == 3
+    assert len(zendesk.tickets) == 2 and len({*keys}) == len(keys) == 4
 
 
 def test_a_follow_up_whose_answer_was_lost_is_sent_again_under_the_same_key(
@@ -763,15 +767,17 @@ def test_after_the_clock_was_set_back_a_key_is_not_trusted_to_live(
 # The loop itself, with a destination in memory
 
 
-class Mailbox:
-    """A destination in memory. It keeps what is sent, and answers what a test puts in, otherwise with a success."""
+class Mailbox(Destination):
+    """A destination in memory. It keeps what is sent, and answers what a test puts in, otherwise with a success; so it
+    does with checks."""
 
-    noun, notice = "letter", ""
+    noun = "letter"
 
     def __init__(self, name: str = "mailbox", parallel: int = 2) -> None:
-        self.name, self.parallel = name, parallel
+        self.name, self.parallel, self.title = name, parallel, name.title()
         self.sent: list[tuple[str, Draft]] = []  # with the event
         self.answers: list[Sent | Exception] = []
+        self.check_answers: list[Exception] = []
         self.checks = self.busy = self.most_busy = 0
         self.takes_letters, self.answers_checks = threading.Event(), threading.Event()  # until then calls hang
         self.takes_letters.set()
@@ -787,22 +793,20 @@ class Mailbox:
         self.sent.append((item.event_uuid, item.draft))
         assert self.takes_letters.wait(30)
         self.busy -= 1
-        return self._answer(Sent("letter_sent", f"letter-{len(self.sent)}"))
+        answer = self.answers.pop(0) if self.answers else Sent("letter_sent", f"letter-{len(self.sent)}")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def check(self) -> str:
         self.checks += 1
         assert self.answers_checks.wait(30)
-        self._answer(Sent("checked", ""))
+        if self.check_answers:
+            raise self.check_answers.pop(0)
         return "a mailbox"
 
     def link(self, reference: str) -> str | None:
         return None
-
-    def _answer(self, usual: Sent) -> Sent:
-        answer = self.answers.pop(0) if self.answers else usual
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
 
 
 class Parcels(Mailbox):
@@ -914,7 +918,7 @@ def test_an_item_that_another_process_has_taken_is_not_sent_otherwise(
     inbox: Inbox, other: Inbox, clock: Clock, records: Records, caplog: pytest.LogCaptureFixture
 ) -> None:
     parcels = Parcels()
-    delivery, taken = Delivery(inbox, parcels), list[Item]()
+    delivery, taken = Delivery(inbox, parcels), list[Call]()
     inbox.accept([letter()])
     delivery.deliver_due(taken.append)
     clock.advance(LEASE_S)
@@ -962,8 +966,9 @@ def test_what_the_database_does_not_record_is_sent_again_with_the_same_bytes_and
         Limited("429", status=429, retry_after_s=3600.0),
         AuthFailed("401", status=401),
         Rejected("422", status=422),
+        OSError("/no/such/ca-bundle"),
     ],
-    ids=["outage", "limited", "unauthorised", "refused"],
+    ids=["outage", "limited", "unauthorised", "refused", "misconfigured"],
 )
 def test_the_trouble_of_one_destination_delays_no_other(inbox: Inbox, records: Records, trouble: Exception) -> None:
     broken, well = Mailbox("broken"), Mailbox("well")
@@ -973,7 +978,7 @@ def test_the_trouble_of_one_destination_delays_no_other(inbox: Inbox, records: R
     for _ in range(3):
         for delivery in deliveries:
             delivery.deliver_due()
-    assert len(well.sent) == 6 and inbox.gate("well") == (Gate(), 0.0)
+    assert len(well.sent) == 6 and inbox.gate("well")[0].state == OPEN
     assert {record.destination for record in records.latest("delivered")} == {"well"}
 
 
@@ -992,9 +997,24 @@ def test_a_destination_that_hangs_delays_no_other(inbox: Inbox, records: Records
         delivery.stop(10)
 
 
+def test_a_destination_whose_check_hangs_delays_no_other(inbox: Inbox, records: Records) -> None:
+    hung, well = Mailbox("hung"), Mailbox("well")
+    hung.answers_checks.clear()
+    deliveries = [Delivery(inbox, hung), Delivery(inbox, well)]
+    for delivery in deliveries:
+        delivery.start()
+    wait_for(lambda: hung.checks)
+    inbox.accept([letter(f"e{n}", f"p:{n}", name) for n in range(6) for name in ("hung", "well")])
+    wake_until(deliveries[1], lambda: len(records.latest("delivered")) == 6)
+    assert (len(well.sent), len(hung.sent)) == (6, 0)
+    hung.answers_checks.set()
+    for delivery in deliveries:
+        delivery.stop(10)
+
+
 def test_a_check_of_one_destination_moves_no_other_gate(inbox: Inbox) -> None:
     broken = Mailbox("broken")
-    broken.answers = [AuthFailed("401", status=401)]
+    broken.check_answers = [AuthFailed("401", status=401)]
     Delivery(inbox, broken).check()
     assert (inbox.gate("broken")[0].state, inbox.gate("well")[0].state) == (UNAUTHORISED, OPEN)
 
@@ -1024,7 +1044,7 @@ def test_what_every_answer_says_of_the_limit_reaches_the_gate(
 
 
 def test_a_check_that_is_limited_tells_the_gate(inbox: Inbox, mailbox: Mailbox, clock: Clock) -> None:
-    mailbox.answers = [Limited("429", status=429, retry_after_s=20.0, quota=Quota(0, 20.0))]
+    mailbox.check_answers = [Limited("429", status=429, retry_after_s=20.0, quota=Quota(0, 20.0))]
     Delivery(inbox, mailbox).check()
     gate, held_s = inbox.gate("mailbox")
     assert (gate.state, held_s, gate.calls_left) == (LIMITED, 20.0, 0)
@@ -1032,14 +1052,14 @@ def test_a_check_that_is_limited_tells_the_gate(inbox: Inbox, mailbox: Mailbox, 
 
 def test_no_more_leave_than_the_limit_allows(inbox: Inbox, mailbox: Mailbox) -> None:
     mailbox.parallel = 8
-    mailbox.answers = [Sent("letter_sent", "1", quota=Quota(5, 30.0))]
+    mailbox.answers = [Sent("letter_sent", "1", quota=Quota(8, 30.0))]
     delivery = Delivery(inbox, mailbox)
     inbox.accept([letter("e0", "p:0")])
     delivery.deliver_due()
     inbox.accept([letter(f"e{n}", f"p:{n}") for n in range(1, 9)])
-    taken: list[Item] = []
+    taken: list[Call] = []
     delivery.deliver_due(taken.append)
-    assert len(taken) == 2  # each may cost two calls
+    assert len(taken) == 2  # each may cost three calls
 
 
 def test_while_a_check_hangs_no_process_makes_another(
@@ -1078,27 +1098,337 @@ def test_while_a_probe_is_under_way_no_process_sends_or_checks_anything(
     """An item that hangs, its lease renewed again and again, is the probe of a gate that is not open."""
     close_gate(inbox, clock)
     inbox.accept([letter("e1", "p:1"), letter("e2", "p:2")])
-    taken: list[Item] = []
+    taken: list[Call] = []
     Delivery(inbox, mailbox).deliver_due(taken.append)
     assert len(taken) == 1
     there = Delivery(other, mailbox)
     for _ in range(6):
         clock.advance(3)
-        inbox.renew([taken[0].id], LEASE_S)
+        inbox.renew([taken[0][0].id], LEASE_S)
         there.deliver_due()
     assert (mailbox.checks, mailbox.sent) == (0, [])
 
 
-def test_a_check_that_breaks_is_logged_and_tried_again(
-    inbox: Inbox, mailbox: Mailbox, caplog: pytest.LogCaptureFixture
+def test_a_check_that_breaks_is_an_outage_with_a_reason_and_tried_again(
+    inbox: Inbox, mailbox: Mailbox, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    mailbox.answers = [KeyError("a customer's text")]
+    mailbox.check_answers = [KeyError("a customer's text")]
+    delivery = Delivery(inbox, mailbox)
+    delivery.check()
+    logged = fields_of(caplog, "check_broken")
+    assert logged["error"].startswith("KeyError at test_delivery.py:") and logged["destination"] == "mailbox"
+    gate, _ = inbox.gate("mailbox")
+    assert (gate.state, "KeyError" in gate.reason, "customer" in gate.reason) == (OUTAGE, True, False)
+    clock.advance(1)
+    delivery.deliver_due()
+    assert (mailbox.checks, inbox.gate("mailbox")[0].state) == (2, OPEN)
+
+
+# Whose fault it is
+
+
+def deliver_all(delivery: Delivery, clock: Clock, passes: int = 1) -> None:
+    """Passes of the loop, each when the gate may let something leave."""
+    for _ in range(passes):
+        clock.advance(delivery.deliver_due() or 0.0)
+
+
+@pytest.mark.parametrize("refusal", [Rejected("404 InvalidEndpoint", status=404), AuthFailed("401", status=401)])
+@pytest.mark.parametrize("proof", [Rejected("no such account", status=404), AuthFailed("no such account", status=401)])
+def test_when_the_check_is_refused_too_it_is_the_destination_and_nothing_is_parked(
+    refusal: Exception, proof: Exception, inbox: Inbox, mailbox: Mailbox, records: Records
+) -> None:
+    mailbox.answers, mailbox.check_answers = [refusal] * 2, [proof] * 2
+    inbox.accept([letter(f"e{n}", f"p:{n}") for n in range(6)])
+    Delivery(inbox, mailbox).deliver_due()
+    gate, held_s = inbox.gate("mailbox")
+    assert (gate.state, gate.reason, held_s) == (UNAUTHORISED, "no such account", 5.0)
+    assert (inbox.counts().pending, inbox.counts().parked) == (6, 0)
+    assert {attempt.outcome for attempt in records.attempts(range(1, 7))} == {UNAUTHORISED}
+
+
+def test_when_the_check_works_a_refused_item_is_parked(inbox: Inbox, mailbox: Mailbox) -> None:
+    mailbox.answers = [Rejected("422", status=422)]
+    inbox.accept([letter()])
+    Delivery(inbox, mailbox).deliver_due()
+    assert (inbox.counts().parked, mailbox.checks, inbox.gate("mailbox")[0].state) == (1, 1, OPEN)
+
+
+def test_when_the_check_works_an_item_that_is_forbidden_waits_alone(
+    inbox: Inbox, mailbox: Mailbox, clock: Clock
+) -> None:
+    mailbox.answers = [AuthFailed("403", status=403)]
+    inbox.accept([letter("e1", "p:1")])
+    inbox.accept([letter("e2", "p:1"), letter("e3", "p:2")])
+    delivery = Delivery(inbox, mailbox)
+    deliver_all(delivery, clock, passes=3)
+    assert [event for event, _ in mailbox.sent] == ["e1", "e3"]
+    assert (inbox.gate("mailbox")[0].state, inbox.counts().parked) == (OPEN, 0)
+    clock.advance(2)
+    deliver_all(delivery, clock, passes=2)
+    assert [event for event, _ in mailbox.sent] == ["e1", "e3", "e1", "e2"]
+
+
+def test_an_item_that_breaks_the_destination_is_found_out_by_a_check_at_its_fifth_attempt(
+    inbox: Inbox, mailbox: Mailbox, clock: Clock
+) -> None:
+    mailbox.answers = [Unavailable("500", status=500)] * 5
     inbox.accept([letter()])
     delivery = Delivery(inbox, mailbox)
-    delivery.start()
-    wake_until(delivery, lambda: mailbox.sent)
-    delivery.stop(10)
-    assert fields_of(caplog, "delivery_broken")["error"].startswith("KeyError at test_delivery.py:")
+    for attempt in range(1, PATIENCE + 1):
+        assert mailbox.checks == 0
+        deliver_all(delivery, clock)
+        assert inbox.gate("mailbox")[0].state == (OUTAGE if attempt < PATIENCE else OPEN)
+        clock.advance(inbox.gate("mailbox")[1])
+    assert (len(mailbox.sent), mailbox.checks) == (5, 1)
+    assert delivery.deliver_due() == 0.0 and len(mailbox.sent) == 5
+    clock.advance(2)
+    delivery.deliver_due()
+    assert inbox.counts().pending == 0
+
+
+@pytest.mark.parametrize(
+    ("proof", "state"),
+    [
+        (Unavailable("503", status=503, retry_after_s=20.0), OUTAGE),
+        (Limited("429", status=429, retry_after_s=20.0), LIMITED),
+        (AuthFailed("401", status=401, retry_after_s=20.0), UNAUTHORISED),
+    ],
+    ids=["outage", "limited", "unauthorised"],
+)
+@pytest.mark.parametrize("answer", [Rejected("422", status=422), AuthFailed("403", status=403)])
+def test_nobody_is_blamed_while_the_check_does_not_work(
+    answer: Exception, proof: Exception, state: str, inbox: Inbox, mailbox: Mailbox
+) -> None:
+    mailbox.answers, mailbox.check_answers = [answer], [proof]
+    inbox.accept([letter()])
+    Delivery(inbox, mailbox).deliver_due()
+    gate, held_s = inbox.gate("mailbox")
+    assert (gate.state, gate.reason, held_s, gate.blamed) == (state, str(proof), 20.0, "")
+    assert (inbox.counts().pending, inbox.counts().parked) == (1, 0)
+
+
+def test_a_check_that_breaks_speaks_against_no_destination(
+    inbox: Inbox, mailbox: Mailbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    mailbox.answers, mailbox.check_answers = [AuthFailed("403", status=403)], [KeyError("a customer's text")]
+    inbox.accept([letter()])
+    Delivery(inbox, mailbox).deliver_due()
+    assert (inbox.gate("mailbox")[0].state, inbox.counts().pending) == (OPEN, 1)
+    assert fields_of(caplog, "check_broken")["error"].startswith("KeyError at test_delivery.py:")
+
+
+def test_no_check_is_made_where_the_blame_is_clear(inbox: Inbox, mailbox: Mailbox, clock: Clock) -> None:
+    mailbox.answers = [
+        Sent("letter_sent", "1"),
+        Limited("429", status=429),
+        Unavailable("503", status=503),
+        Limited("429", status=429, retry_after_s=600.0, item_only=True),
+    ]
+    inbox.accept([letter(f"e{n}", f"p:{n}") for n in range(4)])
+    delivery = Delivery(inbox, mailbox)
+    while mailbox.answers:
+        deliver_all(delivery, clock)
+    assert mailbox.checks == 0
+
+
+def test_a_limit_of_one_item_leaves_the_gate_open(inbox: Inbox, mailbox: Mailbox, clock: Clock) -> None:
+    mailbox.answers = [Limited("429", status=429, retry_after_s=600.0, item_only=True)]
+    inbox.accept([letter(f"e{n}", f"p:{n}") for n in range(3)])
+    delivery = Delivery(inbox, mailbox)
+    deliver_all(delivery, clock, passes=3)
+    assert (len(mailbox.sent), inbox.counts().pending, inbox.gate("mailbox")[0].state) == (3, 1, OPEN)
+    clock.advance(600)
+    deliver_all(delivery, clock)
+    assert inbox.counts().pending == 0
+
+
+def test_an_account_that_refuses_all_alike_is_said_once_and_loses_nothing(
+    inbox: Inbox, mailbox: Mailbox, clock: Clock, records: Records, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The check works all the same: a field is missing in the settings."""
+    mailbox.answers = [Rejected("422 requires a field", status=422, code="field")] * 12
+    inbox.accept([letter(f"e{n:02}", f"p:{n}") for n in range(30)])
+    delivery = Delivery(inbox, mailbox)
+    for _ in range(600):
+        deliver_all(delivery, clock)
+        clock.advance(1)
+    assert (len(mailbox.answers), len(records.latest("delivered"))) == (0, 30)
+    assert events(caplog, "refusing", "recovered") == ["refusing", "recovered"]
+    logged = fields_of(caplog, "refusing")
+    assert (logged["level"], logged["destination"], logged["put_back"]) == (logging.ERROR, "mailbox", 4)
+    assert logged["reason"] == "422 requires a field: 5 different posts in a row were refused alike"
+    assert events(caplog, "parked") == ["parked"] * 4
+
+
+def test_a_start_tries_the_next_item_at_once_when_all_were_refused_alike(
+    inbox: Inbox, mailbox: Mailbox, clock: Clock
+) -> None:
+    """The settings may be corrected. The check that works proves nothing, it worked before."""
+    mailbox.answers = [Rejected("422", status=422)] * 9
+    inbox.accept([letter(f"e{n}", f"p:{n}") for n in range(9)])
+    deliver_all(Delivery(inbox, mailbox), clock, passes=5)
+    mailbox.answers = [Rejected("422", status=422)]
+    again = Delivery(inbox, mailbox)
+    again.check(despite_hold=True)
+    assert inbox.gate("mailbox")[0].state == "refusing"
+    again.deliver_due()
+    assert inbox.gate("mailbox")[0].state == "refusing" and inbox.counts().parked == 0
+    again.check(despite_hold=True)
+    again.deliver_due()
+    assert inbox.gate("mailbox")[0].state == OPEN
+    deliver_all(again, clock, passes=4)
+    assert inbox.counts().pending == 0
+
+
+# Faults of our own
+
+
+def test_any_exception_of_a_call_is_an_attempt_with_a_reason_and_its_item_waits(
+    inbox: Inbox, mailbox: Mailbox, clock: Clock, records: Records
+) -> None:
+    mailbox.answers = [OSError("/no/such/ca-bundle"), ValueError("a customer's text")]
+    inbox.accept([letter(f"e{n}", f"p:{n}") for n in range(5)])
+    delivery = Delivery(inbox, mailbox)
+    deliver_all(delivery, clock, passes=5)
+    assert len(mailbox.sent) == 5 and inbox.gate("mailbox")[0].state == OPEN
+    waiting = {record.id: record.reason for record in records.latest("pending")}
+    assert waiting == {
+        1: "the relay itself failed (OSError): see delivery_broken in its log",
+        2: "the relay itself failed (ValueError): see delivery_broken in its log",
+    }
+    assert [(a.outcome, a.code) for a in records.attempts([1, 2])] == [(OUTAGE, "OSError"), (OUTAGE, "ValueError")]
+    clock.advance(2)
+    deliver_all(delivery, clock)
+    assert inbox.counts().pending == 0
+
+
+def test_a_fault_that_meets_every_item_closes_the_gate(inbox: Inbox, mailbox: Mailbox, clock: Clock) -> None:
+    mailbox.answers = [ValueError("x")] * 99
+    inbox.accept([letter(f"e{n}", f"p:{n}") for n in range(20)])
+    delivery = Delivery(inbox, mailbox)
+    for _ in range(60):
+        delivery.deliver_due()
+        clock.advance(1)
+    gate, _ = inbox.gate("mailbox")
+    assert (gate.state, len(mailbox.sent) < 12, inbox.counts().parked) == (OUTAGE, True, 0)
+    assert gate.reason.endswith("5 different posts in a row failed alike")
+
+
+def test_an_attempt_that_cannot_be_recorded_costs_no_other_its_record(
+    failing: Failing, mailbox: Mailbox, records: Records, caplog: pytest.LogCaptureFixture
+) -> None:
+    mailbox.parallel, delivery = 4, Delivery(failing, mailbox)
+    failing.accept([letter(f"e{n}", f"p:{n}") for n in range(4)])
+    taken: list[Call] = []
+    delivery.deliver_due(taken.append)
+    failing.to_raise["settle"] = [KeyError("x"), KeyError("x")]  # together, and the first alone
+    delivery.record([(call, Outcome("letter_sent", 0.1, reference="1")) for call in taken])
+    assert [record.event_uuid for record in records.latest("delivered")] == ["e3", "e2", "e1"]
+    assert events(caplog, "delivery_broken") == ["delivery_broken"] * 2
+
+
+# Digests, and the pace
+
+
+class Board(Mailbox):
+    """Takes a letter a second, and more than three at once as one notice."""
+
+    pace_s = 1.0
+
+    def __init__(self, name: str = "mailbox") -> None:
+        super().__init__(name, parallel=1)
+        self.digest = Digest(3, self.send_digest)
+        self.notices: list[list[str]] = []
+        self.notice_answers: list[Exception] = []
+
+    def send_digest(self, items: Sequence[Item]) -> Sent:
+        self.notices.append([item.event_uuid for item in items])
+        if self.notice_answers:
+            raise self.notice_answers.pop(0)
+        return Sent("notice_posted", f"notice-{len(self.notices)}")
+
+
+@pytest.fixture
+def board() -> Board:
+    return Board()
+
+
+def test_one_item_leaves_each_second_and_the_loop_knows_how_long_to_wait(
+    inbox: Inbox, other: Inbox, board: Board, clock: Clock
+) -> None:
+    inbox.accept([letter(f"e{n}", f"p:{n}") for n in range(3)])
+    here, there = Delivery(inbox, board), Delivery(other, board)
+    assert here.deliver_due() is None
+    clock.advance(0.25)
+    assert here.deliver_due() == there.deliver_due() == 0.75
+    clock.advance(0.75)
+    assert there.deliver_due() is None
+    assert here.deliver_due() == 1.0
+    assert [event for event, _ in board.sent] == ["e0", "e1"]
+
+
+def test_a_loop_wakes_up_when_the_pace_allows_the_next_call(database_url: str, board: Board) -> None:
+    """And not only after the pause in which there is nothing to do."""
+    board.pace_s = 0.1
+    with closing(open_database(database_url)) as database:
+        inbox = Inbox(database)
+        inbox.accept([letter(f"e{n}", f"p:{n}") for n in range(3)])
+        delivery = Delivery(inbox, board, idle_s=60.0)
+        delivery.start()
+        wait_for(lambda: len(board.sent) == 3)
+        delivery.stop(10)
+
+
+def test_many_items_become_one_message_that_settles_all(
+    inbox: Inbox, board: Board, records: Records, caplog: pytest.LogCaptureFixture
+) -> None:
+    inbox.accept([letter(f"e{n:02}", f"p:{n}") for n in range(25)])
+    assert Delivery(inbox, board).deliver_due() is None
+    assert board.notices == [[f"e{n:02}" for n in range(25)]] and board.sent == []
+    found = records.latest("delivered")
+    assert len(found) == 25 and {record.reference for record in found} == {"notice-1"}
+    assert events(caplog) == ["notice_posted"] * 25
+
+
+def test_a_digest_whose_outcome_is_unknown_is_one_outage_and_all_of_it_is_sent_again(
+    inbox: Inbox, board: Board, clock: Clock, records: Records
+) -> None:
+    board.notice_answers = [Unavailable("no answer came")]
+    inbox.accept([letter(f"e{n}", f"p:{n}") for n in range(25)])
+    delivery = Delivery(inbox, board)
+    delivery.deliver_due()
+    assert inbox.gate("mailbox")[0].state == OUTAGE and inbox.counts().pending == 25
+    for _ in range(4):
+        clock.advance(1)
+        delivery.deliver_due()
+    assert (len(board.sent), [len(notice) for notice in board.notices]) == (1, [25, 24])
+    assert inbox.counts().pending == 0
+
+
+@pytest.mark.parametrize("refusal", [Rejected("too long", status=400), AuthFailed("403", status=403)])
+def test_a_digest_that_is_refused_though_the_check_works_blames_nobody_and_each_goes_alone(
+    refusal: Exception, inbox: Inbox, board: Board, clock: Clock
+) -> None:
+    board.notice_answers = [refusal] * 9
+    inbox.accept([letter(f"e{n}", f"p:{n}") for n in range(6)])
+    delivery = Delivery(inbox, board)
+    for _ in range(10):
+        deliver_all(delivery, clock)
+        clock.advance(1)
+    assert (len(board.notices), len(board.sent), board.checks) == (1, 6, 1)
+    counts = inbox.counts()
+    assert (counts.pending, counts.parked) == (0, 0)
+
+
+def test_a_digest_is_one_call_however_many_it_tells_of(inbox: Inbox, board: Board) -> None:
+    board.parallel, board.pace_s = 2, 0.0
+    inbox.accept([letter(f"e{n}", f"p:{n}") for n in range(9)])
+    delivery, taken = Delivery(inbox, board), list[Call]()
+    delivery.deliver_due(taken.append)
+    inbox.accept([letter("later", "p:later")])
+    delivery.deliver_due(taken.append)
+    assert [len(call) for call in taken] == [9, 1]
 
 
 # Threads
@@ -1177,7 +1507,7 @@ def test_every_line_about_an_attempt_names_the_item_and_the_call(
     clock.advance(1)
     delivery.deliver_due()
     assert events(caplog) == ["not_delivered", "outage", "parked", "recovered"]
-    names = {"post": "p:1", "event_uuid": "e1", "request_id": None}
+    names = {"destination": mailbox.name, "post": "p:1", "event_uuid": "e1", "request_id": None}
     failed, refused = fields_of(caplog, "not_delivered"), fields_of(caplog, "parked")
     answer = {"status": 503, "reason": "down", "mailbox_request_id": "m-1"}
     assert failed == {"level": logging.WARNING, **names, "attempts": 1, **answer}

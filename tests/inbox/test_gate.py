@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,22 +16,37 @@ from inbox.gate import (
     MAX_HOLD_S,
     OPEN,
     OUTAGE,
-    PATIENCE,
+    REFUSING,
+    STREAK,
     UNAUTHORISED,
     Gate,
     retry_delay_s,
 )
 
 NOW = 1_800_000_000.0  # a database's clock
-CLOSED = [LIMITED, OUTAGE, UNAUTHORISED]
+CLOSED = [LIMITED, OUTAGE, UNAUTHORISED, REFUSING]
 
 
-def closed(state: str, for_s: float, **changes: int) -> Gate:
+def closed(state: str, for_s: float, **changes: Any) -> Gate:
     return Gate(state, "reason", version=3, hold_until=NOW + for_s, **changes)
 
 
 def failed(gate: Gate, state: str = OUTAGE, retry_after_s: float | None = None) -> Gate:
     return gate.after_failure(NOW, gate.version, state, "Zendesk answered 503", retry_after_s)
+
+
+def failed_item(gate: Gate, item_id: int, likeness: str = "refused 422", state: str = REFUSING, **more: Any) -> Gate:
+    """The gate after an item failed though the destination works."""
+    version, retry_after_s = more.get("version", gate.version), more.get("retry_after_s")
+    return gate.after_failed_item(NOW, version, state, "Zendesk answered 422", retry_after_s, likeness, item_id)
+
+
+def refusing(state: str = REFUSING) -> Gate:
+    """The gate after so many items failed alike that it is the destination: those with the ids 1, 2, …"""
+    gate = Gate()
+    for item_id in range(1, STREAK + 1):
+        gate = failed_item(gate, item_id, state=state)
+    return gate
 
 
 # Holding
@@ -51,6 +67,22 @@ def failed(gate: Gate, state: str = OUTAGE, retry_after_s: float | None = None) 
 )
 def test_a_hold_ends_at_its_time_and_after_an_hour_at_most(hold_until: float, expected: float) -> None:
     assert Gate(OUTAGE, hold_until=hold_until).held_for(NOW) == expected
+
+
+@pytest.mark.parametrize("back_s", [1.0, 60.0, 1800.0, 3600.0])
+@pytest.mark.parametrize("state", CLOSED)
+def test_a_hold_is_over_when_the_clock_was_set_back_to_before_it_began(state: str, back_s: float) -> None:
+    gate = failed(Gate(), state, retry_after_s=8.0)
+    assert gate.held_for(NOW) == 8.0
+    assert gate.held_for(NOW - back_s) == 0.0
+    assert refusing().held_for(NOW) > refusing().held_for(NOW - back_s) == 0.0
+
+
+def test_the_wait_between_two_calls_is_never_longer_than_the_pace() -> None:
+    gate = Gate(paced_until=NOW + 1.0)
+    assert [gate.paced_for(NOW + moved, 1.0) for moved in (0.0, 0.75, 1.0, 2.0)] == [1.0, 0.25, 0.0, 0.0]
+    assert [gate.paced_for(NOW - back, 1.0) for back in (0.5, 1800.0)] == [0.0, 0.0]
+    assert gate.paced_for(NOW, 0.0) == 0.0
 
 
 # Places
@@ -74,11 +106,11 @@ def test_a_closed_gate_lets_one_probe_leave_when_its_time_has_come(
     ("calls_left", "under_way", "free", "expected"),
     [
         pytest.param(100, 0, 8, 8, id="plenty"),
-        pytest.param(7, 0, 8, 3, id="two calls for each"),
-        pytest.param(7, 2, 8, 1, id="those under way count"),
-        pytest.param(7, 3, 8, 0, id="all under way"),
-        pytest.param(7, 9, 8, 0, id="more under way than are left"),
-        pytest.param(1, 0, 8, 0, id="one call is not enough"),
+        pytest.param(11, 0, 8, 3, id="three calls for each"),
+        pytest.param(11, 2, 8, 1, id="those under way count"),
+        pytest.param(11, 3, 8, 0, id="all under way"),
+        pytest.param(11, 9, 8, 0, id="more under way than are left"),
+        pytest.param(2, 0, 8, 0, id="two calls are not enough"),
         pytest.param(0, 0, 8, 0, id="none left"),
     ],
 )
@@ -92,6 +124,13 @@ def test_no_more_leave_than_the_rate_limit_has_calls_for(
 @pytest.mark.parametrize("ends_in_s", [-1.0, 0.0, MAX_HOLD_S + 1], ids=["over", "just over", "more than an hour away"])
 def test_the_count_of_another_window_limits_nothing(ends_in_s: float) -> None:
     assert Gate(calls_left=0, window_ends_at=NOW + ends_in_s).places(NOW, 0, 8) == 8
+
+
+def test_a_count_from_before_the_clock_was_set_back_limits_nothing_and_the_next_one_counts() -> None:
+    gate = Gate().counted(NOW, calls_left=0, reset_s=30.0)
+    assert (gate.places(NOW, 0, 8), gate.places(NOW - 1800, 0, 8)) == (0, 8)
+    again = gate.counted(NOW - 1800, calls_left=7, reset_s=20.0)
+    assert (again.calls_left, again.window_ends_at) == (7, NOW - 1780)
 
 
 # Probing
@@ -151,27 +190,36 @@ def test_the_calls_left_are_known_only_within_their_window(
 @pytest.mark.parametrize("state", CLOSED)
 def test_a_success_opens_the_gate_and_clears_the_failures(state: str) -> None:
     opened = closed(state, 9.0, failures=4).after_success(NOW, version=3)
-    assert opened == Gate(OPEN, "", version=4, failures=0, hold_until=0.0)
+    assert opened == Gate(OPEN, "", version=4, failures=0, hold_until=0.0, delivered_at=NOW, held_at=NOW)
 
 
-def test_a_success_does_not_change_an_open_gate() -> None:
+def test_a_success_does_not_change_the_state_of_an_open_gate_and_is_remembered() -> None:
     gate = Gate(version=3, calls_left=2, window_ends_at=NOW + 30)
-    assert gate.after_success(NOW, version=3) == gate
+    assert gate.after_success(NOW, version=3) == replace(gate, delivered_at=NOW)
 
 
-@pytest.mark.parametrize("state", [OPEN, *CLOSED])
-@pytest.mark.parametrize("calls_left", [0, 1])
-def test_a_success_with_the_last_calls_closes_the_gate_until_the_next_window(state: str, calls_left: int) -> None:
-    gate = Gate(state, version=3, calls_left=calls_left, window_ends_at=NOW + 30)
-    limited = gate.after_success(NOW, version=3)
+@pytest.mark.parametrize("calls_left", [0, 1, 2])
+def test_an_open_gate_that_no_item_may_pass_closes_until_the_next_window_and_says_why(calls_left: int) -> None:
+    """However the count came: a refusal, or the answer to a call of before, says it too."""
+    gate = Gate(version=3, calls_left=calls_left, window_ends_at=NOW + 30)
+    limited = gate.within_limit(NOW)
     assert (limited.state, limited.version, limited.held_for(NOW)) == (LIMITED, 4, 30.0)
     assert "used up" in limited.reason
     assert limited.places(NOW + 30, 0, 8) == 1
 
 
-def test_the_last_calls_of_a_window_that_is_over_are_no_limit() -> None:
-    gate = Gate(LIMITED, version=3, calls_left=0, window_ends_at=NOW)
-    assert gate.after_success(NOW, version=3).state == OPEN
+@pytest.mark.parametrize(
+    "gate",
+    [
+        Gate(calls_left=3, window_ends_at=NOW + 30),
+        Gate(calls_left=0, window_ends_at=NOW),
+        Gate(),
+        closed(OUTAGE, 5.0, calls_left=0),
+    ],
+    ids=["enough", "the window is over", "not known", "closed already"],
+)
+def test_a_gate_within_its_limit_stays_as_it_is(gate: Gate) -> None:
+    assert gate.within_limit(NOW) is gate
 
 
 # Failure
@@ -234,8 +282,10 @@ def test_the_wait_is_as_long_as_the_destination_asks(
 @pytest.mark.parametrize("version", [2, 4])
 def test_answers_to_calls_of_another_version_are_ignored(state: str, version: int) -> None:
     gate = closed(state, 5.0, failures=1)
-    assert gate.after_success(NOW, version) is gate
+    assert gate.after_success(NOW, version) == replace(gate, delivered_at=NOW)
     assert gate.after_failure(NOW, version, OUTAGE, "late", 60.0) is gate
+    assert failed_item(gate, 7, version=version) is gate
+    assert gate.after_check(NOW, version, opens=True) is gate
 
 
 def test_a_burst_of_failures_counts_as_one() -> None:
@@ -245,24 +295,108 @@ def test_a_burst_of_failures_counts_as_one() -> None:
     assert (gate.failures, gate.held_for(NOW)) == (1, BACKOFF_S[0])
 
 
-# One item's own trouble
+# Items that fail though the destination works
 
 
-def test_an_item_that_failed_often_does_not_close_an_open_gate() -> None:
+def test_one_item_that_fails_leaves_the_gate_open_however_often() -> None:
     gate = Gate(version=3)
-    assert gate.after_failure(NOW, 3, OUTAGE, "500", None, attempts=PATIENCE).state == OUTAGE
-    assert gate.after_failure(NOW, 3, OUTAGE, "500", None, attempts=PATIENCE + 1) is gate
+    for _ in range(3 * STREAK):
+        gate = failed_item(gate, 7)
+    assert (gate.state, gate.version, gate.blamed) == (OPEN, 3, "7")
+
+
+def test_two_items_that_fail_by_turns_leave_the_gate_open() -> None:
+    gate = Gate()
+    for item_id in (7, 8) * STREAK:
+        gate = failed_item(gate, item_id)
+    assert (gate.state, gate.blamed) == (OPEN, "7 8")
+
+
+def test_five_different_items_in_a_row_that_are_refused_alike_close_the_gate() -> None:
+    gate = refusing()
+    assert (gate.state, gate.version, gate.blamed, gate.held_for(NOW)) == (REFUSING, 1, "1 2 3 4 5", AUTH_BACKOFF_S[0])
+    assert gate.reason == "Zendesk answered 422: 5 different posts in a row were refused alike"
+
+
+@pytest.mark.parametrize("state", [UNAUTHORISED, OUTAGE, LIMITED])
+def test_five_different_items_in_a_row_that_fail_alike_close_the_gate_in_the_state_of_their_failure(state: str) -> None:
+    gate = refusing(state=state)
+    assert (gate.state, gate.all_alike) == (state, True)
+    assert gate.reason.endswith("failed alike")
+
+
+def test_what_fails_otherwise_or_is_taken_breaks_the_row() -> None:
+    for between in (lambda gate: failed_item(gate, 4, "refused 404"), lambda gate: gate.after_success(NOW, 0)):
+        gate = between(failed_item(failed_item(failed_item(failed_item(Gate(), 1), 2), 3), 4))
+        gate = failed_item(gate, 5)
+        assert (gate.state, gate.blamed) == (OPEN, "5")
+
+
+@pytest.mark.parametrize("state", [OUTAGE, LIMITED, UNAUTHORISED])
+def test_an_item_that_fails_alone_proves_that_the_destination_works_again(state: str) -> None:
+    gate = failed_item(closed(state, 0.0), 7)
+    assert (gate.state, gate.version, gate.blamed) == (OPEN, 4, "7")
 
 
 @pytest.mark.parametrize("state", CLOSED)
-def test_an_item_that_failed_often_keeps_a_closed_gate_closed(state: str) -> None:
-    gate = closed(state, 0.0, failures=1).after_failure(NOW, 3, OUTAGE, "500", None, attempts=PATIENCE + 1)
-    assert gate.held_for(NOW) > 0
+def test_when_all_fail_alike_a_probe_that_fails_so_too_holds_longer(state: str) -> None:
+    gate = refusing(state=state)
+    waits = []
+    for item_id in (6, 1, 7, 8):
+        gate = failed_item(gate, item_id, state=state)
+        waits.append(gate.held_for(NOW))
+        assert (gate.state, gate.all_alike, gate.blamed) == (state, True, "1 2 3 4 5")
+    assert waits == [15.0, 30.0, 60.0, 60.0]
 
 
-def test_an_item_waits_longer_with_each_attempt_after_the_first_few_and_a_minute_at_most() -> None:
-    assert [retry_delay_s(attempts) for attempts in range(1, 14)] == [0, 0, 0, 0, 0, 2, 4, 8, 16, 32, 60, 60, 60]
+def test_when_all_fail_alike_a_probe_that_fails_otherwise_opens() -> None:
+    gate = failed_item(refusing(), 6, "refused 404")
+    assert (gate.state, gate.blame, gate.blamed) == (OPEN, "refused 404", "6")
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_when_all_fail_alike_any_success_opens(version: int) -> None:
+    """Also of a call that was under way already: the destination takes others."""
+    gate = refusing().after_success(NOW, version)
+    assert (gate.state, gate.blame, gate.blamed, gate.version) == (OPEN, "", "", 2)
+
+
+def test_an_outage_between_two_probes_does_not_make_forget_that_all_fail_alike() -> None:
+    gate = failed(refusing())
+    assert (gate.state, gate.all_alike) == (OUTAGE, True)
+    assert failed_item(gate, 6).state == REFUSING
+
+
+def test_a_check_opens_a_closed_gate_but_when_all_fail_alike_it_only_ends_the_hold() -> None:
+    assert closed(OUTAGE, 9.0).after_check(NOW, 3, opens=False).state == OPEN
+    gate = refusing()
+    probing = gate.after_check(NOW, gate.version, opens=False)
+    assert (probing.state, probing.held_for(NOW), probing.all_alike) == (REFUSING, 0.0, True)
+    opened = gate.after_check(NOW, gate.version, opens=True)
+    assert (opened.state, opened.blamed) == (OPEN, "")
+
+
+def test_a_check_of_an_open_gate_changes_nothing() -> None:
+    gate = failed_item(Gate(), 1)
+    assert gate.after_check(NOW, gate.version, opens=True) is gate
+
+
+def test_the_reason_fits_its_column() -> None:
+    gate = Gate(blame="x", blamed="1 2 3 4").after_failed_item(NOW, 0, REFUSING, "é" * 900, None, "x", 5)
+    assert len(gate.reason) <= 500 and gate.reason.endswith("refused alike")
+
+
+def test_an_item_that_fails_alone_waits_longer_each_time_and_a_minute_at_most() -> None:
+    assert [retry_delay_s(failures) for failures in range(1, 9)] == [2, 4, 8, 16, 32, 60, 60, 60]
     assert retry_delay_s(5_000) == 60.0
+
+
+@pytest.mark.parametrize(
+    ("retry_after_s", "wait_s"),
+    [(600.0, 600.0), (0.5, 8.0), (0.0, 8.0), (99_999.0, MAX_HOLD_S), (float("inf"), 3600.0)],
+)
+def test_an_item_that_fails_alone_waits_as_long_as_the_destination_asks(retry_after_s: float, wait_s: float) -> None:
+    assert retry_delay_s(3, retry_after_s) == wait_s
 
 
 # Whatever happens
@@ -270,7 +404,7 @@ def test_an_item_waits_longer_with_each_attempt_after_the_first_few_and_a_minute
 History = list[tuple[str, float | None, int, float, int]]
 histories = st.lists(
     st.tuples(
-        st.sampled_from(["success", "probe", *CLOSED]),
+        st.sampled_from(["success", "probe", "item", "other item", *CLOSED]),
         st.none() | st.floats(0, 10_000),
         st.integers(0, 700),
         st.floats(0, 120),
@@ -291,9 +425,12 @@ def test_no_history_closes_the_gate_for_good_or_lets_more_leave_than_are_free(hi
             gate = gate.after_success(now, version)
         elif outcome == "probe":
             gate = gate.probing(7)
+        elif outcome.endswith("item"):
+            gate = gate.after_failed_item(now, version, REFUSING, "422", retry_after_s, outcome[:3], calls_left)
         else:
             gate = gate.after_failure(now, version, outcome, "reason", retry_after_s)
-        assert gate.version - before.version in (0, 1)
+        gate = gate.within_limit(now)
+        assert gate.version - before.version in (0, 1, 2)
         assert 0 <= gate.places(now, 2, 5) <= 5
         assert gate.places(now + MAX_HOLD_S + 1, 0, 5) >= 1
         now += 1.5

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
@@ -17,11 +18,12 @@ from sessions import execute, watch
 
 from inbox import open_database
 from inbox.database import ConnectionsBusy, Database, DatabaseUnavailable, Session, Values
-from inbox.gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED, Gate
-from inbox.inbox import CANNOT_COMPOSE, PURGED_AT_ONCE, ROWS_AT_ONCE, Inbox
-from inbox.items import Draft, Item, NewItem, Outcome
+from inbox.gate import LIMITED, OPEN, OUTAGE, REFUSING, UNAUTHORISED, Gate
+from inbox.inbox import CANNOT_COMPOSE, MOST_TOGETHER, ROWS_AT_ONCE, Inbox
+from inbox.items import REFUSED, Draft, Item, NewItem, Outcome, Settled
 from inbox.records import Records
 from inbox.schema import DELIVERED, DISCARDED, PARKED, PENDING
+from inbox.statements import PURGED_AT_ONCE
 
 DAY_S = 86_400.0
 
@@ -390,6 +392,8 @@ def test_a_probe_that_is_lost_holds_nothing_up_when_the_clock_is_set_back(inbox:
     clock.advance(1)
     claim(inbox)
     clock.advance(-DAY_S)
+    assert claim(inbox) == []
+    clock.advance(LEASE_S)
     assert len(claim(inbox)) == 1
 
 
@@ -428,7 +432,7 @@ def test_the_rate_limit_counts_what_other_processes_have_under_way(inbox: Inbox,
     inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(9)])
     inbox.accept([new_item(f"s{n}", f"p:{n}", destination="slack:orders") for n in range(3)])
     assert len(claim(other, destination="slack:orders")) == 3
-    move_gate(inbox, "checked", calls_left=10, reset_s=30.0)
+    move_gate(inbox, "checked", calls_left=15, reset_s=30.0)
     assert len(claim(inbox, 3)) == 3
     assert len(claim(other)) == 2
 
@@ -443,19 +447,309 @@ def test_a_failed_item_is_due_again_when_the_gate_opens(inbox: Inbox, clock: Clo
     assert len(claim(inbox)) == 1
 
 
-def test_an_item_that_often_fails_alone_waits_alone(inbox: Inbox, clock: Clock) -> None:
+def test_an_item_that_fails_alone_waits_alone(inbox: Inbox, clock: Clock) -> None:
     inbox.accept([new_item("e1", "p:1")])
-    for _ in range(5):
+    for wait_s in (2, 4, 8):
         [item] = claim(inbox)
-        assert settle(inbox, item, OUTAGE, reason="500").after.state == OUTAGE
-        move_gate(inbox, "checked")  # others succeed meanwhile
-        clock.advance(1)
-    [item] = claim(inbox)
-    assert settle(inbox, item, OUTAGE, reason="500").after.state == OPEN
-    inbox.accept([new_item("e2", "p:2")])
-    assert claimed(inbox) == ["e2"]
-    clock.advance(2)
+        assert settle(inbox, item, OUTAGE, reason="500", item_only=True).after.state == OPEN
+        inbox.accept([new_item(f"after {wait_s}", f"p:{wait_s}")])
+        assert claimed(inbox) == [f"after {wait_s}"]
+        clock.advance(wait_s - 0.1)
+        assert claim(inbox) == []
+        clock.advance(0.1)
+
+
+def test_a_limit_of_one_item_holds_that_item_and_its_post_alone(inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item("e1", "p:1")])
+    inbox.accept([new_item("e2", "p:1"), new_item("e3", "p:2")])
+    [first, third] = claim(inbox)
+    assert settle(inbox, first, LIMITED, item_only=True, retry_after_s=600.0, reason="429").after.state == OPEN
+    settle(inbox, third)
+    clock.advance(599)
+    assert claim(inbox) == []
+    clock.advance(1)
     assert claimed(inbox) == ["e1"]
+
+
+def test_recovery_frees_everything_at_once_but_an_item_that_was_told_to_wait(inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(4)])
+    limited, *others = claim(inbox)
+    settle(inbox, limited, LIMITED, item_only=True, retry_after_s=600.0, reason="429")
+    for item in others:
+        settle(inbox, item, OUTAGE, reason="503", retry_after_s=300.0)
+    assert claim(inbox) == []
+    move_gate(inbox, "checked")
+    assert sorted(claimed(inbox)) == ["e1", "e2", "e3"]
+
+
+# Items that are refused
+
+
+REFUSAL: dict[str, Any] = {
+    "how": REFUSED,
+    "reason": "Zendesk answered 422 RecordInvalid",
+    "status": 422,
+    "code": "RecordInvalid",
+}
+
+
+def refuse_alike(inbox: Inbox, count: int, start: int = 0) -> list[Settled]:
+    """New items, refused alike one after the other."""
+    answers = []
+    for number in range(start, start + count):
+        inbox.accept([new_item(f"e{number}", f"p:{number}")])
+        answers += [settle(inbox, item, **REFUSAL) for item in claim(inbox, 1)]
+    return answers
+
+
+def test_five_items_in_a_row_that_are_refused_alike_close_the_gate_and_nothing_stays_parked(
+    inbox: Inbox, records: Records, clock: Clock
+) -> None:
+    *first, fifth = refuse_alike(inbox, 5)
+    assert [answer.state for answer in first] == [PARKED] * 4
+    assert (fifth.state, fifth.after.state, fifth.put_back) == (PENDING, REFUSING, 4)
+    assert fifth.after.reason == f"{REFUSAL['reason']}: 5 different posts in a row were refused alike"
+    assert set(states(records).values()) == {PENDING}
+    assert claim(inbox) == []
+    clock.advance(fifth.after.held_for(clock.now))
+    assert len(claim(inbox)) == 1
+
+
+def test_items_that_come_back_together_and_were_refused_alike_stay_pending_together(
+    inbox: Inbox, records: Records
+) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(8)])
+    inbox.settle([(item, Outcome(took_s=0.1, **REFUSAL)) for item in claim(inbox)])
+    assert set(states(records).values()) == {PENDING} and inbox.gate("zendesk")[0].state == REFUSING
+
+
+def test_what_was_parked_days_ago_goes_back_as_well_but_not_what_a_person_discarded_or_whose_text_is_gone(
+    inbox: Inbox, records: Records, clock: Clock
+) -> None:
+    refuse_alike(inbox, 3)
+    inbox.discard([1])
+    clock.advance(40 * DAY_S)
+    inbox.purge(30 * DAY_S)
+    assert refuse_alike(inbox, 2, start=3)[-1].put_back == 1
+    assert states(records) == {"e0": DISCARDED, "e1": PARKED, "e2": PARKED, "e3": PENDING, "e4": PENDING}
+
+
+def test_while_all_are_refused_alike_the_probe_changes_and_stays_pending_and_new_items_come_first(
+    inbox: Inbox, records: Records, clock: Clock
+) -> None:
+    refuse_alike(inbox, 5)
+    inbox.accept([new_item("new", "p:new")])
+    probes = []
+    for _ in range(8):
+        clock.advance(60)
+        [probe] = claim(inbox)
+        probes.append(probe.event_uuid)
+        answer = settle(inbox, probe, **REFUSAL)
+        assert (answer.state, answer.after.state) == (PENDING, REFUSING)
+    assert probes == ["new", "e0", "e1", "e2", "e3", "e4", "new", "e0"]
+    assert inbox.counts().parked == 0
+
+
+def test_one_success_frees_all_that_were_refused_alike_with_a_new_draft_each(inbox: Inbox, clock: Clock) -> None:
+    """The settings were corrected. An earlier attempt may have had an effect: it counts as sent long ago."""
+    refuse_alike(inbox, 5)
+    clock.advance(5)
+    [probe] = claim(inbox, compose=lambda item: Draft("made up", b"corrected", "key"))
+    assert probe.draft == Draft("made up", b"corrected", "key")
+    assert settle(inbox, probe).after.state == OPEN
+    rest = claim(inbox, compose=lambda item: Draft("made up", b"corrected", "key"))
+    assert len(rest) == 4
+    assert {(item.draft and item.draft.body, (item.sent_s_ago or 0) > 7200) for item in rest} == {(b"corrected", True)}
+
+
+def test_while_all_are_refused_alike_another_answer_parks_that_item_and_opens(
+    inbox: Inbox, records: Records, clock: Clock
+) -> None:
+    refuse_alike(inbox, 5)
+    clock.advance(5)
+    [probe] = claim(inbox)
+    answer = settle(inbox, probe, REFUSED, reason="too long", status=422, code="RecordInvalid subject:TooLong")
+    assert (answer.state, answer.after.state) == (PARKED, OPEN)
+    assert len(claim(inbox)) == 4
+
+
+def test_an_item_that_is_refused_again_while_others_may_go_is_parked_and_blames_nobody(
+    inbox: Inbox, records: Records, clock: Clock
+) -> None:
+    refuse_alike(inbox, 5)
+    inbox.accept([new_item("good", "p:good")])
+    clock.advance(5)
+    [probe] = claim(inbox)
+    assert probe.event_uuid == "good"
+    settle(inbox, probe)
+    answers = [settle(inbox, item, **REFUSAL) for item in claim(inbox)]
+    assert [(answer.state, answer.after.state, answer.after.blamed) for answer in answers] == [(PARKED, OPEN, "")] * 5
+    assert states(records) == {**{f"e{n}": PARKED for n in range(5)}, "good": DELIVERED}
+
+
+def test_two_items_that_are_refused_whatever_one_does_never_close_the_gate_for_good(
+    inbox: Inbox, records: Records, clock: Clock
+) -> None:
+    refuse_alike(inbox, 2)
+    for number in range(20):
+        inbox.accept([new_item(f"good {number}", f"q:{number}")])
+        inbox.retry()
+        for item in claim(inbox):
+            settle(inbox, item, **(REFUSAL if item.event_uuid.startswith("e") else {}))
+        assert inbox.gate("zendesk")[0].state == OPEN
+    assert inbox.counts().pending == 0 and inbox.counts().parked == 2
+
+
+@pytest.mark.parametrize("how", [OUTAGE, LIMITED, UNAUTHORISED])
+def test_five_items_in_a_row_that_fail_alike_though_the_check_works_close_the_gate(how: str, inbox: Inbox) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(6)])
+    answers = [settle(inbox, item, how, reason="403", status=403, item_only=True) for item in claim(inbox, 5)]
+    assert [answer.after.state for answer in answers] == [OPEN] * 4 + [how]
+    assert [answer.state for answer in answers] == [PENDING] * 5
+    assert claim(inbox) == []
+
+
+def test_a_refused_call_for_several_items_blames_none_and_each_is_sent_alone(inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(6)])
+    together = inbox.claim("zendesk", 1, LEASE_S, compose, above=5)
+    shared = Outcome(OUTAGE, 0.1, reason="too long", item_only=True, shared=True)
+    answers = inbox.settle([(item, shared) for item in together.items])
+    assert {(answer.state, answer.after.state, answer.after.blamed) for answer in answers} == {(PENDING, OPEN, "")}
+    clock.advance(2)
+    alone = inbox.claim("zendesk", 1, LEASE_S, compose, above=5)
+    assert (alone.together, len(alone.items)) == (False, 1)
+
+
+# Items that fail for too long
+
+
+def fail_alone(inbox: Inbox, clock: Clock, times: int, every_s: float) -> list[Settled]:
+    """The one item that is due fails that often, though the destination works."""
+    answers = []
+    for _ in range(times):
+        [item] = claim(inbox)
+        answers.append(settle(inbox, item, OUTAGE, reason="Zendesk answered 500", item_only=True))
+        clock.advance(every_s)
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("times", "every_s", "parked"),
+    [(10, 400, True), (10, 399, False), (9, 1000, False), (61, 60, True), (60, 60, False)],
+    ids=["an hour", "not an hour", "not ten times", "each minute", "each minute, not an hour"],
+)
+def test_an_item_that_fails_for_an_hour_and_ten_times_needs_a_person(
+    times: int, every_s: float, parked: bool, inbox: Inbox, clock: Clock
+) -> None:
+    inbox.accept([new_item()])
+    *before, last = fail_alone(inbox, clock, times, every_s)
+    assert {answer.state for answer in before} == {PENDING}
+    assert last.state == (PARKED if parked else PENDING)
+
+
+def test_the_reason_says_how_often_it_failed_and_whether_others_were_taken_meanwhile(
+    inbox: Inbox, clock: Clock
+) -> None:
+    inbox.accept([new_item("e1", "p:1")])
+    last = fail_alone(inbox, clock, 12, 330)[-1]
+    words = "Zendesk answered 500 (12 times in 60 minutes, while {}): look at it, then send it again"
+    assert last.reason == words.format("the rest of it worked")
+    inbox.retry([1])
+    fail_alone(inbox, clock, 1, 60)
+    inbox.accept([new_item("e2", "p:2")])
+    settle(inbox, claim(inbox, under_way=[1])[0])
+    assert fail_alone(inbox, clock, 11, 354)[-1].reason == words.format("it took others")
+
+
+def test_what_a_person_sends_again_has_an_hour_again(inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item()])
+    assert fail_alone(inbox, clock, 10, 400)[-1].state == PARKED
+    inbox.retry([1])
+    assert {answer.state for answer in fail_alone(inbox, clock, 9, 400)} == {PENDING}
+
+
+def test_failures_of_the_destination_do_not_count_against_an_item(inbox: Inbox, clock: Clock) -> None:
+    """It may have been the probe for hours."""
+    inbox.accept([new_item()])
+    for _ in range(20):
+        [item] = claim(inbox)
+        settle(inbox, item, OUTAGE, reason="503")
+        clock.advance(600)
+    assert fail_alone(inbox, clock, 1, 60)[-1].state == PENDING
+
+
+# Pace
+
+
+def test_with_a_pace_one_item_leaves_at_a_time_and_all_processes_wait_for_the_next(
+    inbox: Inbox, other: Inbox, clock: Clock
+) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(4)])
+    first = inbox.claim("zendesk", 8, LEASE_S, compose, pace_s=1.0)
+    assert [item.event_uuid for item in first.items] == ["e0"]
+    clock.advance(0.25)
+    second = other.claim("zendesk", 8, LEASE_S, compose, pace_s=1.0)
+    assert (second.items, second.held_s) == ([], 0.75)
+    clock.advance(0.75)
+    assert [item.event_uuid for item in other.claim("zendesk", 8, LEASE_S, compose, pace_s=1.0).items] == ["e1"]
+
+
+def test_a_pace_begins_with_what_leaves_and_not_with_a_look(inbox: Inbox) -> None:
+    assert inbox.claim("zendesk", 8, LEASE_S, compose, pace_s=1.0).held_s == 0
+    inbox.accept([new_item()])
+    assert len(inbox.claim("zendesk", 8, LEASE_S, compose, pace_s=1.0).items) == 1
+
+
+# Many together
+
+
+@pytest.mark.parametrize(("count", "together"), [(20, False), (21, True), (MOST_TOGETHER + 5, True)])
+def test_more_than_so_many_that_are_due_leave_together(count: int, together: bool, inbox: Inbox) -> None:
+    inbox.accept([new_item(f"e{n:04}", f"p:{n}") for n in range(count)])
+    claim = inbox.claim("zendesk", 1, LEASE_S, compose, above=20)
+    assert claim.together == together
+    expected = min(count, MOST_TOGETHER) if together else 1
+    assert [item.event_uuid for item in claim.items] == [f"e{n:04}" for n in range(expected)]
+    assert inbox.under_way(item.id for item in claim.items) == [item.id for item in claim.items]
+
+
+def test_items_of_one_subject_leave_in_order_and_never_in_one_call(inbox: Inbox) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(3)])
+    inbox.accept([new_item("again", "p:0")])
+    first = inbox.claim("zendesk", 1, LEASE_S, compose, above=2)
+    assert [item.event_uuid for item in first.items] == ["e0", "e1", "e2"]
+    inbox.settle([(item, Outcome("digest_sent", 0.1, reference="7")) for item in first.items])
+    [again] = claim(inbox)
+    assert (again.event_uuid, again.latest_reference) == ("again", "7")
+
+
+def test_the_probe_of_a_closed_gate_leaves_alone(inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(30)])
+    move_gate(inbox)
+    clock.advance(1)
+    probe = inbox.claim("zendesk", 1, LEASE_S, compose, above=20)
+    assert (probe.together, len(probe.items)) == (False, 1)
+    settle(inbox, probe.items[0])
+    assert inbox.claim("zendesk", 1, LEASE_S, compose, above=20).together
+
+
+def test_many_together_keep_the_pace(inbox: Inbox) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(30)])
+    assert inbox.claim("zendesk", 1, LEASE_S, compose, pace_s=1.0, above=20).together
+    inbox.accept([new_item(f"later {n}", f"q:{n}") for n in range(30)])
+    assert inbox.claim("zendesk", 1, LEASE_S, compose, pace_s=1.0, above=20).held_s == 1.0
+
+
+# What an answer says can always be kept
+
+
+def test_no_words_of_an_answer_keep_an_attempt_from_being_recorded(inbox: Inbox, records: Records) -> None:
+    inbox.accept([new_item()])
+    odd = "half \ud83d, nul \x00, " + "long " * 500
+    [item] = claim(inbox)
+    settled = settle(inbox, item, REFUSED, reason=odd, code=odd, request_id=odd, reference=odd)
+    assert settled.ours and [record.state for record in records.latest()] == [PARKED]
+    assert len(records.attempts([item.id])) == 1
 
 
 def test_the_gate_survives_a_restart(inbox: Inbox, other: Inbox) -> None:
@@ -549,18 +843,106 @@ def test_the_answer_to_a_check_is_ignored_when_the_gate_has_changed_meanwhile(in
     assert before == after and after.state == OUTAGE
 
 
-# Clocks
+# Clocks: nothing waits for longer than it was to wait, however the clock is moved
+
+BACK = pytest.mark.parametrize("back_s", [5.0, 60.0, 1800.0, 3600.0, DAY_S])
 
 
-def test_a_clock_set_back_by_a_day_holds_nothing_up(inbox: Inbox, clock: Clock) -> None:
-    inbox.accept([new_item("e1", "p:1")])
-    move_gate(inbox)
-    clock.advance(-DAY_S)
-    assert inbox.claim("zendesk", 8, LEASE_S, compose).held_s == 0
-    inbox.accept([new_item("e2", "p:2")])
-    move_gate(inbox, "checked")
-    clock.advance(LEASE_S)
-    assert set(claimed(inbox)) == {"e1", "e2"}
+@BACK
+def test_a_clock_that_was_set_back_makes_no_hold_longer(
+    back_s: float, inbox: Inbox, other: Inbox, clock: Clock
+) -> None:
+    """Also for a process that started later."""
+    inbox.accept([new_item()])
+    move_gate(inbox, OUTAGE, retry_after_s=8.0)
+    assert inbox.claim("zendesk", 8, LEASE_S, compose).held_s == 8.0
+    clock.advance(4)
+    clock.advance(-back_s)
+    assert len(claim(other)) == 1
+
+
+@BACK
+def test_a_clock_that_was_set_back_makes_no_long_hold_longer(back_s: float, inbox: Inbox, clock: Clock) -> None:
+    """The hold began before the time that the clock shows now."""
+    inbox.accept([new_item()])
+    move_gate(inbox, LIMITED, retry_after_s=3600.0)
+    claim(inbox)
+    clock.advance(3599)
+    assert claim(inbox) == []
+    clock.advance(-back_s)
+    assert len(claim(inbox)) == 1
+
+
+@BACK
+def test_a_clock_that_was_set_back_makes_no_item_wait_longer(
+    back_s: float, inbox: Inbox, other: Inbox, clock: Clock
+) -> None:
+    inbox.accept([new_item()])
+    [item] = claim(inbox)
+    settle(inbox, item, LIMITED, reason="429", item_only=True, retry_after_s=4.0)
+    assert claim(inbox) == []
+    clock.advance(-back_s)
+    assert len(claim(other)) == 1
+
+
+@BACK
+def test_a_clock_that_was_set_back_makes_no_item_wait_longer_that_has_waited_for_long(
+    back_s: float, inbox: Inbox, clock: Clock
+) -> None:
+    inbox.accept([new_item()])
+    [item] = claim(inbox)
+    settle(inbox, item, LIMITED, reason="429", item_only=True, retry_after_s=3600.0)
+    clock.advance(3599)
+    assert claim(inbox) == []
+    clock.advance(-back_s)
+    assert len(claim(inbox)) == 1
+
+
+@BACK
+def test_a_clock_that_was_set_back_makes_no_lease_longer_and_ends_none(
+    back_s: float, inbox: Inbox, other: Inbox, clock: Clock
+) -> None:
+    """Its process may be at work: then it renews the lease."""
+    inbox.accept([new_item()])
+    claim(inbox)
+    clock.advance(1 - back_s)
+    assert claim(other) == []
+    clock.advance(LEASE_S - 0.1)
+    assert claim(other) == []
+    clock.advance(0.1)
+    assert len(claim(other)) == 1
+
+
+@BACK
+def test_a_clock_that_was_set_back_makes_no_pace_slower(back_s: float, inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(2)])
+    inbox.claim("zendesk", 1, LEASE_S, compose, pace_s=1.0)
+    clock.advance(-back_s)
+    assert len(inbox.claim("zendesk", 1, LEASE_S, compose, pace_s=1.0).items) == 1
+
+
+@BACK
+def test_a_clock_that_was_set_back_makes_no_limit_last_longer(
+    back_s: float, inbox: Inbox, other: Inbox, clock: Clock
+) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(3)])
+    [item] = claim(inbox, 1)
+    assert settle(inbox, item, calls_left=0, reset_s=4.0).after.state == LIMITED
+    clock.advance(-back_s)
+    [probe] = claim(other)
+    assert settle(other, probe, calls_left=9, reset_s=30.0).after.state == OPEN
+    assert other.gate("zendesk")[0].calls_known(clock.now) == 9
+
+
+def test_a_clock_that_is_put_right_by_parts_of_a_second_ends_no_wait(inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item()])
+    move_gate(inbox, LIMITED, retry_after_s=40.0)
+    claim(inbox)
+    clock.advance(20)
+    claim(inbox)
+    clock.advance(-0.4)
+    assert claim(inbox) == []
+    assert inbox.gate("zendesk")[1] == pytest.approx(20.4)
 
 
 def test_the_databases_clock_counts_when_none_is_given(database_url: str) -> None:
@@ -605,20 +987,46 @@ def test_all_parked_items_can_be_sent_again_and_no_others(inbox: Inbox, records:
     refuse(inbox, second)
     settle(inbox, third)
     assert inbox.retry() == 2
-    assert inbox.retry() == inbox.retry([first.id, third.id]) == 0
+    assert inbox.retry() == inbox.retry([third.id]) == 0
     assert states(records) == {"e0": PENDING, "e1": PENDING, "e2": DELIVERED, "e3": PENDING}
 
 
-def test_only_parked_items_can_be_discarded_and_they_do_not_come_in_again(inbox: Inbox, records: Records) -> None:
-    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(3)])
-    first, second = claim(inbox, 2)
-    refuse(inbox, first)
-    settle(inbox, second)
-    assert inbox.discard([1, 2, 3]) == 1
-    assert states(records) == {"e0": DISCARDED, "e1": DELIVERED, "e2": PENDING}
-    assert records.payload(first.id) is None
-    assert inbox.retry() == inbox.discard([first.id]) == 0
+def test_a_pending_item_can_be_made_due_at_once(inbox: Inbox, clock: Clock) -> None:
+    """With the bytes that it may have been sent with."""
+    inbox.accept([new_item("e1", "p:1"), new_item("e2", "p:2")])
+    first, second = claim(inbox)
+    settle(inbox, first, LIMITED, reason="429", item_only=True, retry_after_s=600.0)
+    assert claim(inbox) == []
+    assert inbox.retry([first.id, second.id]) == 1
+    [again] = claim(inbox)
+    assert (again.event_uuid, again.draft, again.sent_s_ago) == ("e1", first.draft, 0.0)
+
+
+def test_what_is_parked_or_waits_can_be_discarded_and_does_not_come_in_again(inbox: Inbox, records: Records) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(5)])
+    refused, delivered, failing, _ = claim(inbox, 4)
+    refuse(inbox, refused)
+    settle(inbox, delivered)
+    settle(inbox, failing, UNAUTHORISED, reason="403", item_only=True)
+    assert inbox.discard([1, 2, 3, 4, 5]) == 3
+    assert inbox.under_way([1, 2, 3, 4, 5]) == [4]
+    assert states(records) == {"e0": DISCARDED, "e1": DELIVERED, "e2": DISCARDED, "e3": PENDING, "e4": DISCARDED}
+    assert records.payload(refused.id) is None
+    assert inbox.retry() == inbox.discard([refused.id]) == inbox.retry([refused.id]) == 0
     assert inbox.accept([new_item("e0", "p:0")]) == [False]
+
+
+def test_what_is_under_way_is_neither_sent_again_nor_discarded_until_its_lease_is_over(
+    inbox: Inbox, records: Records, clock: Clock
+) -> None:
+    inbox.accept([new_item("e1")])
+    inbox.accept([new_item("e2")])
+    [item] = claim(inbox)
+    assert inbox.retry([item.id]) == inbox.discard([item.id]) == 0
+    clock.advance(LEASE_S)
+    assert (inbox.under_way([item.id]), inbox.discard([item.id])) == ([], 1)
+    assert not settle(inbox, item).ours
+    assert claimed(inbox) == ["e2"]
 
 
 # Retention

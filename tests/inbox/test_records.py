@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from claims import claim
+from claims import LEASE_S, claim
 from claims import settle as settle_item
 from conftest import TEXT, Clock, new_item, sqlite_unless_asked
 from sessions import watch
 
+from events import MESSAGE_PUBLISHED
 from inbox import open_database
 from inbox.database import Database, DatabaseUnavailable, Session, Values
 from inbox.gate import LIMITED, OUTAGE, UNAUTHORISED
@@ -114,7 +115,7 @@ def test_a_record_has_everything_but_the_customers_words(inbox: Inbox, records: 
     assert record is not None and TEXT not in str(record)
     assert astuple(record) == (
         *(1, "zendesk", "e1", "twitter:1", "push", None, DELIVERED, None, 1),
-        *(clock.now - 7, clock.now, clock.now, "35436", True, "https://x.example/1"),
+        *(clock.now - 7, clock.now, clock.now, "35436", True, "https://x.example/1", False),
     )
     assert records.item(2) is None
 
@@ -128,6 +129,15 @@ def test_only_a_web_address_becomes_a_link(link: object, inbox: Inbox, records: 
     inbox.accept([linked(link)])
     [record] = records.latest()
     assert record.link is None
+
+
+def test_the_link_of_a_message_is_its_permalink(inbox: Inbox, records: Records) -> None:
+    message = {"id": "m-1", "publicationResults": [{"serviceLink": "https://facebook.example/1"}]}
+    inbox.accept(
+        [NewItem("slack:#crisis", "e1", "message-published:m-1", {"event": MESSAGE_PUBLISHED, "item": message})]
+    )
+    [record] = records.latest()
+    assert record.link == "https://facebook.example/1"
 
 
 def test_a_payload_is_shown_as_it_came_until_it_is_emptied(inbox: Inbox, records: Records) -> None:
@@ -160,15 +170,24 @@ def test_what_is_parked_at_its_arrival_is_settled_then(inbox: Inbox, records: Re
     assert settled_at == {PARKED: arrived_at, PENDING: None}
 
 
-def test_only_a_parked_item_with_a_destination_and_its_text_can_be_retried(inbox: Inbox, records: Records) -> None:
-    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(3)])
+@BOTH
+def test_what_is_parked_or_waits_can_be_retried_and_discarded(inbox: Inbox, records: Records, clock: Clock) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(4)])
     inbox.accept([unreadable()])
     settle(inbox)
     settle(inbox, REFUSED)
-    can = {record.event_uuid: record.can_be_retried for record in records.latest()}
-    assert can == {"e0": False, "e1": True, "e2": False, "unreadable:1": False}
+    claim(inbox, 1)
+    found = records.latest()
+    assert {r.event_uuid: (r.under_way, r.can_be_retried, r.can_be_discarded) for r in found} == {
+        "e0": (False, False, False),  # delivered
+        "e1": (False, True, True),
+        "e2": (True, False, False),  # under way
+        "e3": (False, True, True),
+        "unreadable:1": (False, False, True),
+    }
+    clock.advance(LEASE_S)
     inbox.purge(-1)
-    assert not any(record.can_be_retried for record in records.latest())
+    assert {record.event_uuid for record in records.latest() if record.can_be_retried} == {"e2", "e3"}
 
 
 def test_nothing_is_in_a_state_that_there_is_not(inbox: Inbox, records: Records) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 import psycopg
 import pytest
 from claims import claim, move_gate, refuse, settle
-from conftest import compose, new_database, new_item
+from conftest import Clock, compose, new_database, new_item
 from sessions import execute, watch
 
 from inbox import open_database
 from inbox.database import Database, DatabaseUnavailable, Session, Values, migrate
+from inbox.gate import Gate
 from inbox.inbox import Inbox
 from inbox.records import Records
 from inbox.schema import STEPS
@@ -51,7 +52,7 @@ def version(database: Database) -> list[Any]:
 
 
 def test_a_new_database_gets_every_step(database: Database) -> None:
-    assert {"items", "attempts", "gates", "facts", "schema_version"} <= names(database)
+    assert {"items", "attempts", "gates", "facts", "unrouted", "schema_version"} <= names(database)
     assert version(database) == [(len(STEPS),)]
 
 
@@ -158,6 +159,106 @@ def test_tables_of_a_version_before_the_first_release_give_one_clear_message(
         assert "set DATABASE_URL to an empty database" in str(raised.value)
     execute(database_url, "DROP TABLE inbox", "DROP TABLE memory")
     assert inbox.accept([new_item()]) == [True]
+
+
+# From the tables of the first step to those of the second, with the release before at work beside this one
+
+BEFORE_ITEM = """INSERT INTO items (destination, event_uuid, subject_id, source, payload, received_at, state, reason,
+    attempts, next_attempt_at, owner, first_sent_at, kind, body, key, target, reference, settled_at)
+    VALUES ('zendesk', '{0}', 'p:{0}', 'push', '{{"item": {{"entityId": "p:{0}"}}}}', 1699999000.0, {1})"""
+BEFORE_ITEMS = {
+    "new": "'pending', NULL, 0, 1699999000.0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL",
+    "failed": "'pending', '503', 3, 1699999600.0, NULL, 1699999500.0, 'made up', 'old', 'k', NULL, NULL, NULL",
+    "sending": "'pending', NULL, 1, 1700000009.0, 'worker', 1699999999.0, 'made up', 'body', 'key', NULL, NULL, NULL",
+    "delivered": "'delivered', NULL, 1, 1699999000.0, NULL, 1699999000.0, 'made', 'b', 'k', NULL, '77', 1699999001.0",
+    "parked": "'parked', '422', 1, 1699999000.0, NULL, 1699999000.0, 'made up', 'b', 'k', NULL, NULL, 1699999001.0",
+    "discarded": "'discarded', '422', 1, 1699999000.0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 1699999002.0",
+}
+BEFORE_GATE = """INSERT INTO gates VALUES ('zendesk', 'outage', 'Zendesk answered 503', 4, 2, 1700000004.0, NULL, 9,
+    1700000030.0)"""
+
+
+@pytest.fixture
+def before(database_url: str, clock: Clock) -> str:
+    """A database as the release before made it, with an item in every state and a closed gate."""
+    with closing(open_database(database_url, clock)) as database:
+        tables = [statement.replace("{id}", database.ID) for statement in STEPS[0]]
+    execute(
+        database_url,
+        *tables,
+        "CREATE TABLE schema_version (version INTEGER NOT NULL)",
+        "INSERT INTO schema_version VALUES (1)",
+        *(BEFORE_ITEM.format(name, values) for name, values in BEFORE_ITEMS.items()),
+        BEFORE_GATE,
+        "INSERT INTO attempts (item_id, number, at, took_s, outcome) VALUES (5, 1, 1699999001.0, 0.5, 'refused')",
+    )
+    return database_url
+
+
+def test_a_database_of_the_first_step_keeps_all_it_has_and_its_items_go_their_ways(
+    before: str, database: Database, inbox: Inbox, records: Records, clock: Clock
+) -> None:
+    assert version(database) == [(2,)] == [(len(STEPS),)]
+    assert {record.event_uuid: record.state for record in records.latest()} == {
+        **dict.fromkeys(("new", "failed", "sending"), "pending"),
+        **{name: name for name in ("delivered", "parked", "discarded")},
+    }
+    gate, held_s = inbox.gate("zendesk")
+    assert (gate.state, gate.failures, gate.blamed, held_s) == ("outage", 2, "", 4.0)
+    assert claim(inbox) == []
+    clock.advance(4)
+    [probe] = claim(inbox)
+    assert (probe.event_uuid, settle(inbox, probe).after.state) == ("new", "open")
+    [failed] = claim(inbox)
+    assert (failed.event_uuid, failed.attempts, failed.draft and failed.draft.body) == ("failed", 4, b"old")
+    assert inbox.retry([5]) == 1
+    refused = claim(inbox, under_way=[failed.id])[0]
+    settled = settle(inbox, refused, "refused", status=422)
+    assert (settled.state, settled.after.blamed) == ("parked", "")  # it was refused before
+    clock.advance(5)
+    assert [item.event_uuid for item in claim(inbox, under_way=[failed.id])] == ["sending"]  # its worker died
+    inbox.accept([new_item("next", "p:delivered")])
+    assert claim(inbox)[-1].latest_reference == "77"
+
+
+def test_the_release_before_works_on_a_database_of_this_one_meanwhile(
+    database: Database, inbox: Inbox, database_url: str, records: Records, clock: Clock
+) -> None:
+    """With its own statements: it knows no new column."""
+    with database.transaction() as db:
+        migrate(database, db, STEPS[:1])  # as it does at its start
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(5)])
+    taken = claim(inbox, 3)
+    settle(inbox, taken[0], "limited", item_only=True, retry_after_s=60.0)
+    now = clock.now
+    claimed = f"owner = 'them', attempts = 1, next_attempt_at = {now + 10}, first_sent_at = {now}, kind = 'made up'"
+    failed = f"owner = NULL, state = 'pending', reason = '503', next_attempt_at = {now + 2}, settled_at = NULL"
+    execute(
+        database_url,
+        BEFORE_ITEM.format("theirs", BEFORE_ITEMS["new"]),
+        f"UPDATE items SET {claimed}, body = 'their body', key = 'k' WHERE event_uuid = 'e4'",  # noqa: S608
+        f"UPDATE items SET {failed} WHERE event_uuid = 'e3'",  # noqa: S608
+        "UPDATE gates SET state = 'open', reason = '', version = 3, failures = 0, hold_until = 0.0, probe = NULL,"
+        " calls_left = NULL, window_ends_at = 0.0 WHERE destination = 'zendesk'",
+    )
+    assert [settle(inbox, item).ours for item in taken[1:]] == [True, True]
+    assert {item.event_uuid for item in claim(inbox)} == {"theirs", "e3"}
+    clock.advance(10)
+    [left] = claim(inbox, under_way=[4, 6])
+    assert (left.event_uuid, left.draft and left.draft.body) == ("e4", b"their body")
+    assert len(records.latest("delivered")) == 2
+
+
+def test_a_gate_of_the_release_before_has_the_defaults_of_what_it_does_not_know(
+    database: Database, inbox: Inbox, database_url: str
+) -> None:
+    assert version(database) == [(2,)]
+    execute(
+        database_url,
+        "INSERT INTO gates (destination, state, reason, version, failures, hold_until, window_ends_at)"
+        " VALUES ('zendesk', 'open', '', 7, 0, 0.0, 0.0)",
+    )
+    assert inbox.gate("zendesk")[0] == Gate(version=7)
 
 
 # Roles and schemas of PostgreSQL
