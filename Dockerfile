@@ -2,6 +2,7 @@
 #   docker build -t khoros-zendesk-relay .
 #   docker run --env-file .env -e DATABASE_URL=postgres://USER:PASSWORD@HOST/NAME -p 8000:8000 --stop-timeout 30 khoros-zendesk-relay
 # Without a DATABASE_URL of yours the inbox is an SQLite file in /data. Keep that folder (-v relay:/data): it holds what is not delivered yet.
+# --read-only works: the relay writes to /data and, for gunicorn's small files, to Docker's /dev/shm.
 FROM python:3.13-slim
 
 ENV PYTHONUNBUFFERED=1 \

@@ -18,10 +18,10 @@ class Loop:
         self._name, self._step = name, step
         self._stopping = False
         self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        """Starts the thread. It is made here, after the fork of a server that loads the app before."""
+        threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
     def wake(self) -> None:
         """Makes the next step come at once."""

@@ -1,7 +1,10 @@
 """How gunicorn runs the service: the worker for the requests, and the background work of each."""
 
 import os
+import re
 import sys
+import tempfile
+from contextlib import suppress
 from typing import Any
 
 from dotenv import load_dotenv
@@ -14,8 +17,32 @@ from config import ConfigError
 load_dotenv(".env")
 
 NO_PORT = "see why in the line before; end the program that has the port, perhaps this relay itself, or set PORT"
+ONE_WORKER = "WEB_CONCURRENCY is not a whole number from 1 on: one worker is started"
+NO_WORKERS = "There are 0 workers: nobody would answer. Set --workers or WEB_CONCURRENCY to 1 or more."
+NO_FOLDER = "gunicorn needs a folder for small files: let the relay write to /tmp or /dev/shm, or to a folder in TMPDIR"
+
+
+def check_settings() -> None:
+    """Says what is wrong with the settings once, here, and not in every worker, nor in the app that --preload loads."""
+    try:
+        Settings.from_env(os.environ)
+    except ConfigError as error:
+        sys.exit(f"{error}")
+
+
+def heartbeat_folder() -> str | None:
+    """Where gunicorn's workers show that they live: the usual folder, or memory when the disk is read-only."""
+    for folder in (None, "/dev/shm"):  # noqa: S108 - gunicorn makes the files there safely
+        with suppress(OSError), tempfile.NamedTemporaryFile(dir=folder):
+            return folder
+    sys.exit(NO_FOLDER)
+
+
+check_settings()
 bind = f"0.0.0.0:{os.environ.get('PORT') or 8000}"
-workers = int(os.environ.get("WEB_CONCURRENCY") or 1)
+wanted_workers = os.environ.get("WEB_CONCURRENCY") or "1"
+workers = int(wanted_workers) if re.fullmatch(r"[1-9][0-9]?", wanted_workers) else 1
+worker_tmp_dir = heartbeat_folder()
 worker_class = "server.Worker"
 keepalive = 95  # seconds; above the 90 for which Heroku's router keeps its connections
 graceful_timeout = 20  # seconds
@@ -37,11 +64,11 @@ class logger_class(Logger):  # type: ignore[misc]  # its base has no types
 
 
 def on_starting(server: Any) -> None:
-    """Says what is wrong with the settings once, here, and not in every worker."""
-    try:
-        Settings.from_env(os.environ)
-    except ConfigError as error:
-        sys.exit(f"{error}")
+    """Says that a setting cannot be followed."""
+    if not server.cfg.workers:
+        sys.exit(NO_WORKERS)
+    if wanted_workers != str(workers):
+        log.warning("not_followed", variable="WEB_CONCURRENCY", reason=ONE_WORKER)
 
 
 def post_worker_init(worker: Any) -> None:

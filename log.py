@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import re
+import select
 import sys
 import traceback
 from collections.abc import Iterable
@@ -12,6 +15,8 @@ from typing import TextIO
 _is_plain = re.compile(r"[^\s\"=\\\x00-\x1f\x7f]+").fullmatch
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
 _log = logging.getLogger("relay")
+READER_WAIT_S = 1.0
+PIECE = select.PIPE_BUF  # bytes that a pipe takes at once, when it takes anything
 
 
 def write(level: int, name: str, /, **fields: object) -> None:
@@ -82,9 +87,44 @@ class Formatter(logging.Formatter):
         return " ".join([f"{key}={field(text)}" for key, text in texts.items()])
 
 
+class Lines(logging.Handler):
+    """Writes each line at once. When nobody reads the stream it waits a second, once, and then drops lines until
+    somebody reads again: the relay never stops for its log. Nor does it for a full disk, or a reader that is gone."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lost = 0
+        try:
+            self._file = stream.fileno() if stream else None
+        except io.UnsupportedOperation:  # it is in memory
+            self._file = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        before = f"at=warning event=log_lines_lost lines={self._lost}\n" if self._lost else ""
+        try:
+            self._write(f"{before}{self.format(record)}\n")
+            self._lost = 0
+        except Exception:
+            self._lost += 1
+
+    def _write(self, line: str) -> None:
+        """Raises OSError when the line cannot be written now."""
+        if self._file is None:
+            if self._stream:
+                self._stream.write(line)
+            return
+        data, ready = line.encode(errors="backslashreplace"), select.poll()
+        ready.register(self._file, select.POLLOUT)
+        while data:
+            if not ready.poll(0 if self._lost else READER_WAIT_S * 1000):
+                raise BlockingIOError
+            data = data[os.write(self._file, data[:PIECE]) :]
+
+
 def configure(level: str, secrets: Iterable[str] = (), stream: TextIO | None = None) -> None:
     """Sends every log line of the process to `stream`, or else stdout, in this form."""
-    handler = logging.StreamHandler(stream or sys.stdout)
+    handler = Lines(stream or sys.stdout or sys.stderr)  # either is None when it is closed
     handler.setFormatter(Formatter(secrets))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     _log.setLevel(level)

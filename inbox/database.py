@@ -20,18 +20,6 @@ Row = tuple[Any, ...]
 Values = Mapping[str, Any]  # by name
 Place = list[Any]  # by place
 
-# What the drivers say, and what a person can do about it.
-REMEDIES = {
-    "disk is full": "free some space where the database lies",
-    "No space left": "free some space where the database lies",
-    "disk I/O error": "look at the disk where the database lies, its space and its quota",
-    "readonly database": "let the relay write the database file and its folder",
-    "unable to open": "DATABASE_URL must lead into a folder that exists and that the relay may write to",
-    "malformed": "the file is damaged: put a backup in its place, or what sqlite3 FILE .recover gives",
-    "not a database": "DATABASE_URL leads to another kind of file, or to a damaged one: correct it, or move the file",
-    "is locked": "end the other program that uses the database",
-}
-
 
 class DatabaseUnavailable(Exception):
     """The database is down, full, read-only, busy or of another release. Nothing was done: try again."""
@@ -45,7 +33,7 @@ class ConnectionsBusy(DatabaseUnavailable):
 class Session:
     """One connection, used by one thread at a time. Its methods raise the driver's errors."""
 
-    file: object = None  # SQLite: the file that it has open
+    files: tuple[object, object] = (None, None)  # SQLite: the file that it has open, and its log
 
     def __init__(self, driver: Any, spell: Callable[[str, Values | Place], tuple[str, Any]]) -> None:
         self._driver, self._spell = driver, spell
@@ -108,10 +96,18 @@ class Database(ABC):
     def reading(self) -> Iterator[Session]:
         """A session for statements that each count for themselves: no BEGIN, no COMMIT to wait for."""
         if not self._prepared:
-            with self.transaction():
-                pass
+            self._make_tables()
         with self._errors_named(), self._connected() as session:
             yield session
+
+    def _make_tables(self) -> None:
+        """Writes only when a table is missing: who may not write now can still read."""
+        with self._errors_named(), self._connected() as session:
+            found = _schema_version(self, session)
+        if found not in (len(STEPS), len(STEPS) + 1):
+            with self.transaction():
+                pass
+        self._prepared = True
 
     @abstractmethod
     def lock_schema(self, session: Session) -> None:
@@ -120,6 +116,10 @@ class Database(ABC):
     @abstractmethod
     def close(self) -> None:
         """Closes every connection, those in use when they come back."""
+
+    @abstractmethod
+    def reason_of(self, error: Exception) -> str:
+        """The driver's words in one line without customers' text, and after a semicolon what a person can do."""
 
     @abstractmethod
     def _renew(self) -> None:
@@ -144,7 +144,7 @@ class Database(ABC):
             raise
         except self.errors as error:
             self._start_anew()
-            raise DatabaseUnavailable(reason_of(error)) from error
+            raise DatabaseUnavailable(self.reason_of(error)) from error
 
     def _start_anew(self) -> None:
         """Old connections may lead to a server that is gone, or to a file that was moved or read-only then."""
@@ -192,8 +192,7 @@ def values_table(rows: Sequence[Row]) -> tuple[str, Place]:
     return f"VALUES {', '.join([marks] * len(rows))}", list(chain.from_iterable(rows))
 
 
-def reason_of(error: Exception) -> str:
-    """The driver's words in one line, and what to do. The lines that follow can hold customers' text."""
+def first_line(error: Exception) -> str:
+    """The kind of an error and the first line of its message. The lines that follow can hold customers' text."""
     said = str(error).splitlines()[0][:200] if str(error) else "no reason given"
-    remedy = next((f"; {remedy}" for words, remedy in REMEDIES.items() if words in said), "")
-    return f"{type(error).__name__}: {said}{remedy}"
+    return f"{type(error).__name__}: {said}"

@@ -6,9 +6,10 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from typing import Any, ClassVar
+from urllib.parse import unquote
 
 import psycopg
 import psycopg_pool
@@ -22,12 +23,14 @@ from inbox.database import (
     Row,
     Session,
     Values,
-    reason_of,
+    first_line,
 )
+from inbox.refusals import remedy_for
 
 
 class Postgresql(Database):
-    """A server, which several machines may share."""
+    """A server, which several machines may share. A pooler may stand in between, which gives each transaction another
+    connection (docs/decisions/0023): nothing that outlives a transaction is used."""
 
     kind = "PostgreSQL"
     ID = "BIGSERIAL NOT NULL PRIMARY KEY"
@@ -40,6 +43,7 @@ class Postgresql(Database):
     # A server that is gone without a word (a failover, a lost route) is noticed within half a minute.
     OPTIONS: ClassVar[dict[str, Any]] = {
         "autocommit": True,
+        "prepare_threshold": None,  # a prepared statement stays in the connection that a pooler gives to others
         "cursor_factory": psycopg.RawCursor,  # takes $1, $2 … as PostgreSQL itself does
         "connect_timeout": int(WAIT_S) - 1,  # so that whoever waits still learns the reason
         "keepalives_idle": 10,
@@ -65,18 +69,22 @@ class Postgresql(Database):
                 self._refusal = None
                 return made
 
+        address, self._schema, self._most = _parted(url)
         # A process that is frozen or gone within a transaction stops nobody else for long: 2 s, and its session 10 s.
         self._begin = f"""BEGIN; SET LOCAL lock_timeout = '{wait_s * 400:.0f}ms';
             SET LOCAL idle_in_transaction_session_timeout = '{wait_s * 2000:.0f}ms'"""
+        if self._schema:
+            quoted = self._schema.replace('"', '""')
+            self._begin += f"""; SET LOCAL search_path = "{quoted}\""""
         self._clock = clock
         self._refusal: Exception | None = None
         self._used: set[Any] = set()
         self._pool = psycopg_pool.ConnectionPool(
-            url,
+            address,
             connection_class=Connection,
             kwargs=self.OPTIONS,
             min_size=1,
-            max_size=self.MOST_CONNECTIONS,
+            max_size=self._most,
             reconnect_timeout=1.0,  # whoever needs a connection asks again
             num_workers=1,
             open=False,
@@ -92,27 +100,36 @@ class Postgresql(Database):
     def _renew(self) -> None:
         self._pool.drain()
 
-    @contextmanager
-    def _writing(self, single: bool) -> Iterator[Session]:
-        with self._connected() as session:
-            if not single:
-                session.change(self._begin)
-            try:
-                yield session
-            except psycopg.errors.LockNotAvailable as error:
-                raise ConnectionsBusy(f"another process has kept a row locked for {self._wait_s * 0.4:g} s") from error
-            if not single:
-                session.change("COMMIT")
+    def reason_of(self, error: Exception) -> str:
+        remedy = remedy_for(error, self._schema) if isinstance(error, psycopg.Error) else ""
+        if attempts := [line for line in str(error).splitlines() if line.startswith("- host: ")]:
+            error = type(error)(next((line for line in attempts if "FATAL" in line), attempts[-1]))
+        return f"{first_line(error)}; {remedy}" if remedy else first_line(error)
+
+    def _writing(self, single: bool) -> AbstractContextManager[Session]:
+        return self._session(begin=not single)
+
+    def _connected(self) -> AbstractContextManager[Session]:
+        return self._session(begin=False)
 
     @contextmanager
-    def _connected(self) -> Iterator[Session]:
+    def _session(self, begin: bool) -> Iterator[Session]:
+        begin = begin or bool(self._schema)  # only a transaction can say in which schema it looks
         self._pool.open()  # in the process that uses it: the pool's threads do not survive a fork
         driver = self._free_connection()
         self._used.add(driver)
         try:
-            yield self.session_class(driver, self._spell)
-        except BaseException:
+            session = self.session_class(driver, self._spell)
+            if begin:
+                session.change(self._begin)
+            yield session
+            if begin:
+                session.change("COMMIT")
+        except BaseException as error:
             driver.close()  # whatever state it is in
+            if isinstance(error, psycopg.errors.LockNotAvailable):
+                said = f"another process has kept a row locked for {self._wait_s * 0.4:g} s"
+                raise ConnectionsBusy(said) from error
             raise
         finally:
             self._used.discard(driver)
@@ -125,9 +142,9 @@ class Postgresql(Database):
                 return self._pool.getconn(timeout=0.25)
             except psycopg_pool.PoolTimeout:
                 if self._refusal and not self._used:  # otherwise one of ours will come back
-                    raise DatabaseUnavailable(reason_of(self._refusal)) from self._refusal
+                    raise DatabaseUnavailable(self.reason_of(self._refusal)) from self._refusal
                 if time.monotonic() > give_up_at:
-                    said = f"all {self.MOST_CONNECTIONS} connections were in use for {self._wait_s:g} s"
+                    said = f"all {self._most} connections were in use for {self._wait_s:g} s"
                     raise ConnectionsBusy(said) from None
 
     def _spell(self, sql: str, values: Values | Place) -> tuple[str, list[Any] | None]:
@@ -141,3 +158,15 @@ class Postgresql(Database):
         order: dict[str, int] = {}  # of names
         sql = re.sub(r"(?<!:):([a-z]\w*)", lambda name: f"${order.setdefault(name[1], len(order) + 1)}", sql)
         return sql, [clock if name == "clock" else values[name] for name in order] or None
+
+
+def _parted(url: str) -> tuple[str, str, int]:
+    """The address for libpq, and two settings in it that are ours: the schema, and how many connections at most."""
+    address, _, query = url.partition("?")
+    settings = dict(pair.partition("=")[::2] for pair in query.split("&") if pair)
+    schema, most = (
+        unquote(settings.pop("schema", "")),
+        int(settings.pop("connection_limit", Postgresql.MOST_CONNECTIONS)),
+    )
+    rest = "&".join(f"{name}={value}" for name, value in settings.items())
+    return f"{address}?{rest}" if rest else address, schema, min(most, Postgresql.MOST_CONNECTIONS)

@@ -13,9 +13,30 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import log
-from inbox.database import ConnectionsBusy, Database, DatabaseUnavailable, Place, Session, Values, reason_of
+from inbox.database import ConnectionsBusy, Database, DatabaseUnavailable, Place, Session, Values, first_line
 
 MOVED = "another database lies where DATABASE_URL leads, or none; stop the relay and put the previous one back"
+LOG_SAVED = (
+    "{log} was deleted under the running relay; nothing is lost, all that it held is in the database file now. Find "
+    "out what deletes it"
+)
+LOG_LOST = (
+    "{log} was replaced under the running relay; what the previous one held may be lost. Stop the relay before you "
+    "put back a backup, and label posts that have no ticket again"
+)
+
+# What SQLite says, and what a person can do about it.
+REMEDIES = {
+    "disk is full": "free some space where the database lies",
+    "disk I/O error": "look at the disk where the database lies, its space and its quota",
+    "readonly database": "let the relay write the database file and its folder",
+    "unable to open": "DATABASE_URL must lead into a folder that exists and that the relay may write to",
+    "malformed": "the file is damaged: put a backup in its place, or what sqlite3 FILE .recover gives",
+    "not a database": "DATABASE_URL leads to another kind of file, or to a damaged one: correct it, or move the file",
+    "is locked": "end the other program that uses the database",
+    "locking protocol": "network file systems cannot lock the file as SQLite needs it: let DATABASE_URL lead to a disk "
+    "of this machine, or to PostgreSQL",
+}
 
 
 class Sqlite(Database):
@@ -29,6 +50,7 @@ class Sqlite(Database):
     def __init__(self, url: str, clock: Callable[[], float] | None, wait_s: float) -> None:
         super().__init__(wait_s)
         self._path, self._clock = url.removeprefix("sqlite:///"), clock or time.time
+        self._log = f"{self._path}-wal"
         self._one_writer = threading.Lock()
         self._free: deque[Session] = deque()
 
@@ -37,6 +59,9 @@ class Sqlite(Database):
 
     def close(self) -> None:
         self._renew()
+
+    def reason_of(self, error: Exception) -> str:
+        return _reason_of(error)
 
     def _renew(self) -> None:
         old, self._free = self._free, deque()
@@ -51,8 +76,9 @@ class Sqlite(Database):
                 with _busy_named():
                     session.change("BEGIN IMMEDIATE")  # as a writer: a reader that becomes one later can be refused
                 yield session
-                session.change("COMMIT")
                 self._check_still_there(session)
+                session.change("COMMIT")
+                self._check_still_there(session)  # what is moved meanwhile takes the commit with it
         finally:
             self._one_writer.release()
 
@@ -74,17 +100,18 @@ class Sqlite(Database):
 
     def _connect(self) -> Session:
         _make_private(self._path)
-        file = _file_at(self._path)
+        before = _file_at(self._path)
         driver = sqlite3.connect(self._path, timeout=self._wait_s, isolation_level=None, check_same_thread=False)
         try:
             with _busy_named():
                 _write_ahead(driver, self._wait_s)
             driver.execute("PRAGMA synchronous=FULL")
             session = self.session_class(driver, self._spell)
+            session.rows("SELECT 1 FROM sqlite_master")  # opens the log: from now on SQLite itself leaves it there
         except BaseException:
             driver.close()
             raise
-        session.file = file
+        session.files = before, _file_at(self._log)
         return session
 
     def _spell(self, sql: str, values: Values | Place) -> tuple[str, Any]:
@@ -94,10 +121,25 @@ class Sqlite(Database):
         return sql, {"clock": self._clock(), **values}
 
     def _check_still_there(self, session: Session) -> None:
-        """Raises when the file was moved, deleted or replaced: the commit went to the old one."""
-        if session.file != _file_at(self._path):
-            log.error("database_moved", reason=MOVED)
-            raise DatabaseUnavailable(MOVED)
+        """Raises when the file or its log was moved, deleted or replaced: the commit goes to the old one."""
+        now = _file_at(self._path), _file_at(self._log)
+        if now == session.files:
+            return
+        reason = MOVED
+        if now[0] == session.files[0]:
+            reason = (LOG_SAVED if self._save_log(session) else LOG_LOST).format(log=self._log)
+        log.error("database_moved", reason=reason)
+        raise DatabaseUnavailable(reason)
+
+    def _save_log(self, session: Session) -> bool:
+        """Writes what the deleted log holds into the database file: the connection still has that log open. Not when
+        another log has begun: its changes know nothing of the old one's, and both together would damage the file."""
+        if os.path.exists(self._log) and os.path.getsize(self._log):
+            return False
+        with suppress(sqlite3.Error):
+            session.change("ROLLBACK")  # unless it is committed
+        [(busy, there, saved)] = session.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        return not busy or there == saved
 
 
 def _make_private(path: str) -> None:
@@ -122,6 +164,12 @@ def _close_all(sessions: deque[Session]) -> None:
             sessions.pop().close()
 
 
+def _reason_of(error: Exception) -> str:
+    said = first_line(error)
+    remedy = next((f"; {remedy}" for words, remedy in REMEDIES.items() if words in said), "")
+    return said + remedy
+
+
 def _is_busy(error: sqlite3.Error) -> bool:
     return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
@@ -133,7 +181,7 @@ def _busy_named() -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         if _is_busy(error):
-            raise ConnectionsBusy(reason_of(error)) from error
+            raise ConnectionsBusy(_reason_of(error)) from error
         raise
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import requests
@@ -35,7 +35,8 @@ class Relay:
     """`gunicorn 'app:create_app()'` in `cwd`, on loopback, with the variables in `env` and none of this process's own.
 
     Nothing runs before `start()`. The port stays the same after a restart. Every line that it writes, since the first
-    start, is in `output` and goes to `echo`. A `with` block starts it and kills it at the end.
+    start, is in `output` and goes to `echo`. `launcher` is a command that starts the rest of its words. A `with` block
+    starts the relay and kills it at the end.
     """
 
     def __init__(
@@ -45,13 +46,14 @@ class Relay:
         port: int = 0,
         cwd: Path | str = ROOT,
         workers: int = 1,
+        launcher: Sequence[str] = (),
         echo: Callable[[str], None] | None = None,
     ) -> None:
         self.env = dict(env)
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output: list[str] = []
-        self._cwd, self._workers, self._echo = Path(cwd), workers, echo
+        self._cwd, self._workers, self._launcher, self._echo = Path(cwd), workers, launcher, echo
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._wrote = threading.Condition()
@@ -61,6 +63,7 @@ class Relay:
         if self.running:
             raise RuntimeError("the relay runs already")
         command = [
+            *self._launcher,
             str(Path(sys.executable).parent / "gunicorn"),
             "app:create_app()",
             "--bind",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import logging
+import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -248,3 +252,83 @@ def test_a_command_logs_to_a_stream_of_its_own(logs: None, capsys: pytest.Captur
     log.configure("INFO", stream=stream)
     log.info("subscribed")
     assert (stream.getvalue(), capsys.readouterr().out) == ("at=info event=subscribed\n", "")
+
+
+# A log that nobody reads
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """A pipe that holds 4 KB."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    yield reader, writer
+    for end in (reader, writer):
+        with suppress(OSError):
+            os.close(end)
+
+
+def test_a_log_that_nobody_reads_stops_nobody_and_says_later_what_is_missing(
+    logs: None, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = pipe
+    monkeypatch.setattr(log, "READER_WAIT_S", 0.01)
+    with open(writer, "w", closefd=False) as stream:
+        log.configure("INFO", stream=stream)
+        for number in range(200):
+            log.info("ticket_created", ticket=number, post="twitter:34", reason="x" * 80)
+        written = os.read(reader, 65536).decode().splitlines()
+        log.info("subscribed")
+        after = os.read(reader, 65536).decode().splitlines()
+    assert 0 < len(written) < 200 and written[-1].startswith(f"at=info event=ticket_created ticket={len(written) - 1} ")
+    assert after == [f"at=warning event=log_lines_lost lines={200 - len(written)}", "at=info event=subscribed"]
+
+
+def test_a_log_whose_reader_is_gone_stops_nobody(
+    logs: None, pipe: tuple[int, int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = pipe
+    os.close(reader)
+    with open(writer, "w", closefd=False) as stream:
+        log.configure("INFO", stream=stream)
+        log.info("subscribed")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_long_line_is_written_as_soon_as_there_is_room(logs: None, pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    with open(writer, "w", closefd=False) as stream:
+        log.configure("INFO", stream=stream)
+        read: list[bytes] = []
+        thread = threading.Thread(target=lambda: read.extend(iter(lambda: os.read(reader, 512), b"")))
+        thread.start()
+        log.info("parked", **{f"reason_{letter}": "\u00e4" * 500 for letter in "abcdefghij"})
+        os.close(writer)
+        thread.join()
+    assert len(b"".join(read)) > 10_000 and b"".join(read).endswith(b"\n")
+
+
+def test_a_line_that_cannot_be_formed_stops_nobody() -> None:
+    stream = io.StringIO()
+    lines = log.Lines(stream)
+    lines.setFormatter(Formatter())
+    lines.emit(record("of interest: %d", "a customer's words"))
+    lines.emit(record("of interest: %d", 7))
+    assert stream.getvalue().splitlines() == [
+        "at=warning event=log_lines_lost lines=1",
+        'at=info event=message logger=urllib3 message="of interest: 7"',
+    ]
+
+
+def test_without_stdout_the_log_goes_to_stderr_and_without_both_nowhere(
+    logs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    log.configure("INFO")
+    log.info("subscribed")
+    monkeypatch.setattr(sys, "stderr", None)
+    log.configure("INFO")
+    log.info("unheard")
+    assert stderr.getvalue() == "at=info event=subscribed\n"

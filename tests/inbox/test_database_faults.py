@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import shutil
 import sqlite3
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +21,14 @@ import pytest
 import requests
 from claims import LEASE_S, claim, claimed, move_gate, settle
 from conftest import TOKEN, Clock, alone, fields_of, new_item, notification, rows, wait_for
-from sessions import WatchedSession, execute
+from sessions import WatchedSession, execute, watch
 
 from inbox import open_database
-from inbox.database import ConnectionsBusy, Database, DatabaseUnavailable
+from inbox.database import ConnectionsBusy, Database, DatabaseUnavailable, Session
 from inbox.facts import Facts
 from inbox.gate import LIMITED
 from inbox.inbox import Inbox
-from sandbox.relay import Relay
+from sandbox.relay import ROOT, Relay
 from sandbox.server import Server
 from sandbox.zendesk import FakeZendesk
 
@@ -206,6 +210,41 @@ def test_a_full_disk_under_the_real_process_gives_no_false_202_and_loses_nothing
         assert {event.removeprefix("twitter:") for event in taken} <= kept(tmp_path / "relay.db")
 
 
+READ = """
+import os, sys
+from inbox import open_database
+from inbox.database import DatabaseUnavailable
+from inbox.inbox import Inbox
+from inbox.records import Records
+database = open_database(sys.argv[1])
+import inbox.sqlite
+if os.getuid() == 0:
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)
+try:
+    Inbox(database).check_writable()
+except DatabaseUnavailable as error:
+    print(error)
+print(Inbox(database).counts().pending, [record.event_uuid for record in Records(database).latest()])
+"""
+
+
+def test_on_a_disk_that_became_read_only_everything_can_still_be_read() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "relay.db"
+        with closing(open_database(f"sqlite:///{file}")) as database:
+            Inbox(database).accept([new_item("e1")])
+            for part in file.parent.iterdir():
+                part.chmod(0o444)
+            file.parent.chmod(0o555)
+            command = [sys.executable, "-c", READ, f"sqlite:///{file}"]
+            said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603 - our own
+            file.parent.chmod(0o700)
+    assert said.stdout.splitlines() == [
+        "OperationalError: attempt to write a readonly database; let the relay write the database file and its folder",
+        "1 ['e1']",
+    ]
+
+
 # Another program that uses the file
 
 
@@ -233,6 +272,14 @@ def test_while_another_program_holds_the_file_everyone_waits_only_once(
                 assert isinstance(refused.exception(10), ConnectionsBusy)
             assert len(tries) <= 5
         assert inbox.accept([new_item()]) == [True]
+
+
+def test_while_another_program_writes_a_command_that_only_reads_does_not_wait(file: Path) -> None:
+    before = filled(file)
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with closing(open_database(f"sqlite:///{file}", wait_s=0.1)) as database:
+            assert Inbox(database).counts().pending == len(before)
 
 
 def test_a_file_without_a_write_ahead_log_that_is_being_written_is_waited_for(file: Path) -> None:
@@ -311,7 +358,120 @@ def test_a_folder_that_was_moved_away_is_not_acknowledged_into(tmp_path: Path) -
         with pytest.raises(DatabaseUnavailable, match="DATABASE_URL must lead into a folder"):
             inbox.accept([new_item("e2", "twitter:2")])
         (tmp_path / "elsewhere").rename(folder)
-        assert inbox.accept([new_item("e2", "twitter:2")]) == [False]  # it was kept after all, and is known
+        assert inbox.accept([new_item("e2", "twitter:2")]) == [True]
+
+
+# The log of an SQLite file that is deleted or replaced under the running service
+
+
+@pytest.fixture
+def after_power_cut(file: Path, tmp_path: Path) -> Callable[[], set[str]]:
+    """The events in the files as they lie on the disk now, without what a process still has open."""
+    copies = itertools.count()
+
+    def read() -> set[str]:
+        copy = tmp_path / f"copy-{next(copies)}"
+        copy.mkdir()
+        for part in (file, file.with_name("relay.db-wal")):
+            if part.exists():
+                shutil.copy(part, copy)
+        return kept(copy / file.name)
+
+    return read
+
+
+@pytest.mark.parametrize("gone", ["deleted", "moved", "deleted, and another program looked"])
+def test_what_is_acknowledged_is_in_the_files_that_are_there_though_the_log_is_not(
+    gone: str, file: Path, after_power_cut: Callable[[], set[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(open_database(f"sqlite:///{file}")) as database, closing(open_database(f"sqlite:///{file}")) as other:
+        Inbox(other).accept([new_item("from another process", "twitter:0")])
+        inbox = Inbox(database)
+        assert inbox.accept([new_item("before", "twitter:1")]) == [True]
+        log_file = file.with_name("relay.db-wal")
+        log_file.rename(file.with_name("elsewhere")) if gone == "moved" else log_file.unlink()
+        if gone.endswith("looked"):
+            with suppress(sqlite3.OperationalError):
+                kept(file)
+            assert log_file.exists()
+        assert inbox.accept([new_item("after", "twitter:2")]) == [True]
+        assert after_power_cut() == {"from another process", "before", "after"}
+        assert Inbox(other).accept([new_item("from another process again", "twitter:3")]) == [True]
+        assert inbox.accept([new_item("later", "twitter:4")]) == [True]
+        events = {"from another process", "before", "after", "from another process again", "later"}
+        assert after_power_cut() == events
+    assert kept(file) == events
+    said = [record.__dict__["fields"]["reason"] for record in caplog.records if record.message == "database_moved"]
+    assert "relay.db-wal was deleted under the running relay; nothing is lost" in said[0]
+
+
+def test_a_log_that_is_deleted_at_the_very_commit_keeps_the_commit(
+    file: Path, after_power_cut: Callable[[], set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(open_database(f"sqlite:///{file}")) as database:
+        inbox = Inbox(database)
+        inbox.counts()
+        database.close()
+
+        def delete(session: Session, sql: str, values: object) -> None:
+            if sql == "COMMIT":
+                file.with_name("relay.db-wal").unlink()
+                monkeypatch.undo()
+
+        watch(monkeypatch, database, delete)
+        assert inbox.accept([new_item("e1")]) == [False]  # the second try finds it there
+        assert after_power_cut() == {"e1"}
+
+
+def test_the_loop_that_looks_for_work_saves_what_a_deleted_log_held(
+    file: Path, after_power_cut: Callable[[], set[str]]
+) -> None:
+    with closing(open_database(f"sqlite:///{file}")) as database:
+        inbox = Inbox(database)
+        inbox.accept([new_item("e1")])
+        file.with_name("relay.db-wal").unlink()
+        with pytest.raises(DatabaseUnavailable, match="nothing is lost"):
+            claim(inbox)
+        assert after_power_cut() == {"e1"}
+        assert claimed(inbox) == ["e1"]
+
+
+def test_nothing_is_acknowledged_into_a_log_that_was_replaced(
+    file: Path, tmp_path: Path, after_power_cut: Callable[[], set[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    backup = tmp_path / "backup"
+    with closing(open_database(f"sqlite:///{file}")) as database:
+        inbox = Inbox(database)
+        inbox.accept([new_item("in the backup", "twitter:1")])
+        shutil.copy(file.with_name("relay.db-wal"), backup)
+        inbox.accept([new_item("not in the backup", "twitter:2")])
+        backup.rename(file.with_name("relay.db-wal"))
+        with suppress(DatabaseUnavailable):
+            inbox.accept([new_item("after", "twitter:3")])
+        wait_for(lambda: _accepts(inbox))
+        assert {"in the backup", "last"} <= after_power_cut()
+    assert "what the previous one held may be lost" in fields_of(caplog, "database_moved")["reason"]
+
+
+def _accepts(inbox: Inbox) -> bool:
+    try:
+        inbox.accept([new_item("last", "twitter:4")])
+    except DatabaseUnavailable:
+        return False
+    return True
+
+
+def test_a_deleted_log_and_kill_9_lose_no_post_of_the_real_processes(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        zendesk = FakeZendesk()
+        zendesk.faults.outage(503)
+        url = stack.enter_context(Server(zendesk.app)).url
+        relay = stack.enter_context(Relay(env=alone(tmp_path, ZENDESK_API_URL=url), workers=2)).wait_ready()
+        assert {pushed(relay, f"before-{number}") for number in range(5)} == {202}
+        (tmp_path / "relay.db-wal").unlink()
+        assert {pushed(relay, f"after-{number}") for number in range(5)} == {202}
+        relay.kill()
+        assert kept(tmp_path / "relay.db") >= {f"{when}-{n}" for when in ("before", "after") for n in range(5)}
 
 
 # Clocks
@@ -347,6 +507,7 @@ def test_a_step_of_the_clock_never_closes_the_gate_for_more_than_an_hour(
         clock.advance(60)
         assert len(claim(inbox)) == 1  # by a process that then dies
     clock.advance(step)
+    claim(inbox)  # the loop looks every second, and sees the step
     clock.advance(HOUR + 61)
     assert len(claim(inbox)) == 1
 
@@ -363,7 +524,8 @@ def test_a_step_of_the_clock_does_not_leave_two_items_of_a_post_waiting_for_each
     assert claimed(inbox) == ["e2"]  # by a process that then dies
     inbox.retry([first.id])
     clock.advance(step)
-    clock.advance(HOUR + LEASE_S if step == -HOUR else LEASE_S)
+    assert claimed(inbox) == []  # the loop looks every second, and sees the step
+    clock.advance(LEASE_S)
     assert claimed(inbox) == ["e1"]
 
 
