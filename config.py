@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urlsplit
@@ -14,7 +15,6 @@ import click
 VARIABLES = {
     "SPREDFAST_API_TOKEN": "the OAuth access token of your Khoros Marketing service user",
     "SPREDFAST_COMPANY_ID": "your company's number in Khoros Marketing; https://api.spredfast.com/v2/whoami/ lists it",
-    "SPREDFAST_LABEL_NAME": "the label agents apply in the Conversations Inbox, like CreateCase (a regular expression)",
     "NOTIFICATION_BEARER_TOKEN": "a long random secret that you make up, for example with: openssl rand -hex 32",
     "PUBLIC_URL": 'this service\'s own address; on Heroku: heroku apps:info -s | sed -n "s/^web_url=//p"',
     "HEROKU_APP_NAME": "the name of the Heroku app this runs in",
@@ -30,6 +30,13 @@ VARIABLES = {
     "RETENTION_DAYS": "how many days a settled post's text is kept, normally 30; 0 empties it within the hour",
     "LOG_LEVEL": "DEBUG, INFO, WARNING or ERROR",
 }
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+# What DATABASE_URL may say to other libraries: about their pools and prepared statements, and that text is UTF-8.
+OF_OTHER_LIBRARIES = frozenset(
+    "pgbouncer pool pool_timeout pool_size pool_mode pool_max_conns max_overflow statement_cache_size charset encoding "
+    "prepared_statements prepareThreshold prepared_statement_cache_size socket_timeout binary_parameters serverVersion "
+    "sslaccept uselibpqcompat workaround supa default_query_exec_mode statement_cache_mode client_encoding".split()
+)
 DAY_S = 86_400.0
 _is_visible = re.compile(r"[!-~]+").fullmatch
 _is_loopback = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|::1").fullmatch
@@ -65,6 +72,10 @@ class Reader:
     def all_of(self, kind: Any) -> dict[str, Any]:
         """The values of all fields of a dataclass that were made with `setting`, by their names."""
         return {one.name: self(**one.metadata, default=one.default) for one in fields(kind) if one.metadata}
+
+    def add_fault(self, variable: str, fault: str) -> None:
+        """Keeps one more fault, in words that follow the variable's name."""
+        self._faults[variable] = fault
 
     def need_a_pair(self, *pairs: tuple[str, str]) -> None:
         """One of the pairs is needed, better the first; half a pair is a fault."""
@@ -104,10 +115,10 @@ def as_https_url(value: str) -> str:
     """A plain address, without a slash at its end. Raises ValueError."""
     if "?" in value:
         raise ValueError("must be a plain address without a user name, a space, ? or #")
-    return _webhook_url(value).rstrip("/")
+    return as_webhook_url(value).rstrip("/")
 
 
-def _webhook_url(value: str) -> str:
+def as_webhook_url(value: str) -> str:
     """Its secret may be in a query: https://chat.googleapis.com/…?key=…&token=…"""
     try:
         parts = urlsplit(value)
@@ -150,37 +161,66 @@ def _seconds(unit_s: float, count: Callable[[str], int]) -> Callable[[str], floa
     return lambda value: unit_s * count(value)
 
 
-def _pattern(value: str) -> re.Pattern[str]:
-    try:
-        return re.compile(value)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"is not a regular expression ({error}); write \\ before a sign to mean just it") from None
-
-
 def _database_url(value: str) -> str:
+    value = re.sub(r"^psql\s+", "", value).strip("'\"").removeprefix("jdbc:")  # as providers' pages show it
     kind, _, rest = value.partition("://")
     if kind == "sqlite":
         if not re.fullmatch(r"/[^?]+", rest) or ":memory:" in rest:
             raise ValueError("must name a file on the disk, in which ? is not allowed")
         return value
-    if kind not in ("postgres", "postgresql", "postgresql+psycopg"):
+    if not re.fullmatch(r"(postgres|postgresql|pgsql)(\+\w+)?", kind):
         raise ValueError("must begin with sqlite:/// or postgres://")
-    from psycopg import ProgrammingError  # time and memory that a relay on SQLite does not need
+    if "[YOUR-PASSWORD]" in rest:
+        raise ValueError("still has [YOUR-PASSWORD] in it: put the password there")
+    try:
+        address, _, query = re.sub(r"^([^:/?]*):([^?]*|[^/]*)@", _quoted, rest).partition("?")
+    except UnicodeError:  # it would repeat the password
+        raise ValueError("is not a database address") from None
+    settings = [setting for pair in query.split("&") if (setting := _postgresql_setting(pair))]
+    ours = [setting for setting in settings if setting.startswith(("schema=", "connection_limit="))]
+    _check_postgresql(f"postgresql://{address}?{'&'.join(one for one in settings if one not in ours)}")
+    return f"postgresql://{address}" + (f"?{'&'.join(settings)}" if settings else "")
+
+
+def _check_postgresql(address: str) -> None:
+    from psycopg import ProgrammingError, pq  # time and memory that a relay on SQLite does not need
     from psycopg.conninfo import conninfo_to_dict
 
-    try:
-        address = "postgresql://" + re.sub(r"^([^:@/?]*):([^?]*)@", _quoted, rest)
-        port = str(conninfo_to_dict(address).get("port", ""))
-        if re.fullmatch(r"[0-9,]*", port):
-            return address
-    except (ProgrammingError, UnicodeError):  # it would repeat the password
-        pass
-    raise ValueError("is not a database address")
+    query = address.partition("?")[2]
+    with suppress(ProgrammingError, UnicodeError):  # they would repeat the password
+        if re.fullmatch(r"[0-9,]*", str(conninfo_to_dict(address).get("port", ""))):
+            return
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    unknown = {name for name in (pair.partition("=")[0] for pair in query.split("&") if pair) if name not in known}
+    fault = "is not a database address"
+    if unknown and "@" in query:
+        fault += ": write a ? in its password as %3F"
+    elif unknown and re.fullmatch(r"[\w&]{1,40}", "&".join(sorted(unknown))):
+        fault += f": PostgreSQL knows no setting {' or '.join(sorted(unknown))}, take that out"
+    raise ValueError(fault)
+
+
+def _postgresql_setting(pair: str) -> str:
+    """A setting behind the ? of a PostgreSQL address, as libpq spells it. schema and connection_limit are for
+    inbox/postgresql.py; "" for one that only other libraries need."""
+    name, _, value = pair.partition("=")
+    if name in ("schema", "currentSchema", "search_path"):
+        return f"schema={value.partition(',')[0]}"
+    if name == "connection_limit" and not re.fullmatch("[1-9][0-9]{0,3}", value):
+        raise ValueError("must have a whole number from 1 on as its connection_limit")
+    if name in ("ssl", "sslmode"):
+        value = {"true": "require", "1": "require", "no-verify": "require", "false": "disable", "0": "disable"}.get(
+            value, value
+        )
+        if value not in SSL_MODES:
+            raise ValueError(f"must have one of these as its sslmode: {', '.join(SSL_MODES)}")
+        return f"sslmode={value}"
+    return "" if name in OF_OTHER_LIBRARIES else pair
 
 
 def _quoted(login: re.Match[str]) -> str:
     """User and password, whose signs may stand as they are or, as PostgreSQL wants them, as %XX."""
-    return f"{login[1]}:{quote(unquote_to_bytes(login[2]), safe='')}@"
+    return f"{quote(unquote_to_bytes(login[1]), safe='')}:{quote(unquote_to_bytes(login[2]), safe='')}@"
 
 
 def _polling(value: str) -> bool:
@@ -208,7 +248,6 @@ class Config:
 
     khoros_token: str = setting("SPREDFAST_API_TOKEN", as_secret, secret=True)
     company_id: int = setting("SPREDFAST_COMPANY_ID", _positive)
-    label: re.Pattern[str] = setting("SPREDFAST_LABEL_NAME", _pattern)
     bearer_tokens: tuple[str, ...] = setting("NOTIFICATION_BEARER_TOKEN", _bearer_tokens, secret=True)
     public_url: str = setting("PUBLIC_URL", as_https_url, "")
     heroku_app_name: str = setting("HEROKU_APP_NAME", str, "")
@@ -219,7 +258,7 @@ class Config:
     catch_up_s: float = setting("CATCH_UP_MINUTES", _seconds(60.0, _number), 300.0)
     poll_s: float = setting("POLL_SECONDS", _positive, 15.0)
     status_password: str = setting("STATUS_PASSWORD", _long_secret, "", secret=True)
-    alert_url: str = setting("ALERT_WEBHOOK_URL", _webhook_url, "", secret=True)  # who knows it can write there
+    alert_url: str = setting("ALERT_WEBHOOK_URL", as_webhook_url, "", secret=True)  # who knows it can write there
     alert_after_s: float = setting("ALERT_AFTER_MINUTES", _seconds(60.0, _positive), 600.0)
     retention_s: float = setting("RETENTION_DAYS", _seconds(DAY_S, _number), 30 * DAY_S)
     log_level: str = setting("LOG_LEVEL", _log_level, "INFO")

@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from email.utils import parsedate_to_datetime
+from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-LABEL_APPLIED = "stream-item-label-applied"
+from dates import read_date
+
+LABEL_APPLIED, RULE_APPLIED = "stream-item-label-applied", "rule-applied"
+MESSAGES = ("message-published", "message-sent-to-network", "message-needs-approval")  # this company's own
+MESSAGE_PUBLISHED, MESSAGE_SENT, MESSAGE_NEEDS_APPROVAL = MESSAGES
+CREDENTIALS = ("credential-deauth", "credential-delete")  # about one social account of this company
+CREDENTIAL_DEAUTH, CREDENTIAL_DELETE = CREDENTIALS
 ID_LIMIT = 255  # characters; the limit of an id column and of Zendesk's external_id
-# Of names that several countries use, the meaning in Khoros' own country, otherwise in the largest one.
-_NAMED = """UTC+0000 GMT+0000 EST-0500 EDT-0400 CST-0600 CDT-0500 MST-0700 MDT-0600 PST-0800 PDT-0700 AKST-0900
-    AKDT-0800 HST-1000 AST-0400 ADT-0300 WET+0000 WEST+0100 BST+0100 CET+0100 CEST+0200 EET+0200 EEST+0300 MSK+0300
-    SAST+0200 IST+0530 HKT+0800 JST+0900 KST+0900 AWST+0800 ACST+0930 ACDT+1030 AEST+1000 AEDT+1100 NZST+1200
-    NZDT+1300"""
-ZONES = {zone[:-5]: zone[-5:] for zone in _NAMED.split()}
+_WORDS = ("text", "caption", "description", "message", "body", "title", "shareLink")  # of content of any kind
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _is_number = re.compile("[0-9]{1,18}").fullmatch
-_is_offset = re.compile("(?:GMT|UTC)?([+-])([0-9]{1,2})(?::?([0-5][0-9]))?").fullmatch
-_is_iso = re.compile("[0-9]{4}-[0-9-]+[T ][0-9:.]+ ?(Z|[+-][0-9:]+)").fullmatch
 
 
 class Unreadable(Exception):
@@ -47,19 +44,27 @@ class StreamItem:
     notes: tuple[tuple[str, str], ...]  # (author, text)
     in_reply_to: str
     reposted_from: str
+    parent_post: str = ""
+    author_id: str = ""
+    author_icon: str = ""  # the address of a picture
+    content_type: str = ""
 
     @classmethod
     def parse(cls, raw: Any) -> StreamItem:
-        """Reads a stream item. Raises Unreadable as `read_subject_id` does."""
-        entity_id = read_subject_id(raw)
+        """Reads a stream item. Raises Unreadable when it has no usable id."""
+        entity_id = subject_id(LABEL_APPLIED, raw)
         texts = ("text", "link", "author", "author_link", "author_screen_name", "follower_count", "created_date")
+        found = read_texts(raw, *texts, "author_id", "author_icon", "content_type")
+        if entity_id.lower().startswith(("twitter:", "x:")):  # X's own API writes these three signs so
+            found["text"] = found["text"].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
         return cls(
             entity_id=entity_id,
-            **read_texts(raw, *texts),
-            labels=_read_names(raw.get("labels")),
+            **found,
+            labels=read_names(raw.get("labels")),
             notes=tuple(_read_note(note) for note in as_list(raw.get("notes"))),
             in_reply_to=_read_reference(raw.get("inReplyTo")),
             reposted_from=_read_reference(raw.get("repostedFrom")),
+            parent_post=_read_reference(raw.get("parentPost")),
         )
 
     @property
@@ -69,14 +74,80 @@ class StreamItem:
 
 
 @dataclass(frozen=True)
+class PublicationResult:
+    """What became of a message on one account."""
+
+    account_id: str
+    status: str  # PENDING, PUBLISHED, ERROR, DELETED or another word
+    link: str  # the permalink
+    published_at: float | None  # in seconds since 1970
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> PublicationResult:
+        """Reads a result."""
+        account_id, status, link = read_texts(raw, "account_id", "status", "service_link").values()
+        return cls(account_id, status.upper(), link, read_date(raw.get("datePublished")))
+
+
+@dataclass(frozen=True)
+class Message:
+    """What this company publishes. Every field may be empty; `scheduled_at` is in seconds since 1970."""
+
+    id: str
+    title: str
+    text: str
+    service: str  # the network: FACEBOOK, TWITTER, MULTI_CHANNEL …
+    labels: tuple[str, ...]
+    results: tuple[PublicationResult, ...]
+    scheduled_at: float | None
+
+    @classmethod
+    def parse(cls, raw: object) -> Message:
+        """Reads a message with content of any kind."""
+        raw = as_object(raw)
+        results = as_list(raw.get("publicationResults"))
+        return cls(
+            **read_texts(raw, "id", "title"),
+            text=_read_content(raw.get("content")),
+            service=read_text(raw.get("service")).upper(),
+            labels=read_names(raw.get("labels")),
+            results=tuple(PublicationResult.parse(one) for one in results if as_object(one)),
+            scheduled_at=read_date(raw.get("scheduledPublishDate")),
+        )
+
+    @property
+    def link(self) -> str:
+        """The first permalink, or "" while there is none."""
+        return next((result.link for result in self.results if result.link), "")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule of the company's that matched a post."""
+
+    id: str
+    name: str
+
+    @classmethod
+    def parse(cls, raw: object) -> Rule | None:
+        """Reads a rule, as Khoros or `Subject.payload` writes it; None when it has neither an id nor a name."""
+        texts = read_texts(as_object(raw) or {"name": raw}, "rule_id", "id", "rule_name", "name")
+        rule = cls(texts["rule_id"] or texts["id"], texts["rule_name"] or texts["name"])
+        return rule if rule.id or rule.name else None
+
+
+@dataclass(frozen=True)
 class Event:
     """One event as Khoros pushes it or lists it under /data. `company_id` is None when Khoros leaves it out."""
 
     name: str
     uuid: str
     company_id: int | None
+    created_date: str  # for read_date
     labels: tuple[str, ...]
-    subjects: tuple[object, ...]  # raw stream items, for StreamItem.parse
+    rule: Rule | None  # of a rule-applied
+    service: str  # of a message, in capital letters
+    subjects: tuple[object, ...]  # raw stream items, or the raw message or account
 
     @classmethod
     def parse(cls, raw: object) -> Event:
@@ -91,43 +162,71 @@ class Event:
         if raw.get("companyId") is not None and not _is_number(company):
             raise Unreadable("companyId is not a number")
         data = as_object(raw.get("data"))
-        items = data.get("items")
         return cls(
             name=name,
             uuid=uuid,
             company_id=int(company) if company else None,
-            labels=_read_names(data.get("labels")),
-            subjects=(items,) if isinstance(items, dict) else tuple(as_list(items)),
+            created_date=read_text(raw.get("createdDate")),
+            labels=read_names(data.get("labels")),
+            rule=Rule.parse(data["ruleMatched"]) if "ruleMatched" in data else None,
+            service=read_text(data.get("service")).upper(),
+            subjects=_read_subjects(name, data),
         )
 
 
-def read_subject_id(raw: object) -> str:
-    """The id of a raw stream item. Raises Unreadable when it has no usable one; no other field is looked at."""
+@dataclass(frozen=True)
+class Subject:
+    """What an item keeps of its event: one post, message or account, and why it goes to the item's destination."""
+
+    event_name: str
+    created_date: str
+    labels: tuple[str, ...]
+    matched: tuple[str, ...]  # the labels, or the rule or service, that a route to this destination names
+    rule: Rule | None
+    raw: object  # Khoros' own JSON
+
+    def payload(self) -> dict[str, Any]:
+        """The subject as JSON, for `parse`."""
+        words = {"labels": [*self.labels], "matched": [*self.matched], "rule": self.rule and asdict(self.rule)}
+        return {"event": self.event_name, "at": self.created_date, **words, "item": self.raw}
+
+    @classmethod
+    def parse(cls, payload: Mapping[str, Any]) -> Subject:
+        """Reads a payload, also that of another release."""
+        return cls(
+            event_name=read_text(payload.get("event")) or LABEL_APPLIED,
+            created_date=read_text(payload.get("at")),
+            labels=read_names(payload.get("labels")),
+            matched=read_names(payload.get("matched")),
+            rule=Rule.parse(payload.get("rule")),
+            raw=payload.get("item"),
+        )
+
+    def post(self) -> StreamItem:
+        """The post of a label or a rule. Raises Unreadable when it has no usable id."""
+        return StreamItem.parse(self.raw)
+
+    def message(self) -> Message:
+        """The message of a message event."""
+        return Message.parse(self.raw)
+
+    @property
+    def link(self) -> str:
+        """The post's address, or the message's first permalink; "" when there is none."""
+        return read_text(as_object(self.raw).get("link")) or self.message().link
+
+
+def subject_id(event_name: str, raw: object, event_uuid: str = "") -> str:
+    """The id of a raw subject. That of a message or account has the event's name before it, and the event's uuid stands
+    in for a missing one. Raises Unreadable for a post without a usable one. No other field is read."""
+    if event_name in MESSAGES + CREDENTIALS:
+        ids = read_texts(as_object(raw), "id", "account_id", "credential_id").values()
+        return f"{event_name}:{next(filter(_is_usable_id, ids), event_uuid)}"[:ID_LIMIT]
     if not isinstance(raw, dict):
         raise Unreadable("an item is not an object")
-    entity_id = read_text(raw.get("entityId"))
-    if not _is_usable_id(entity_id):
+    if not _is_usable_id(entity_id := read_text(raw.get("entityId"))):
         raise Unreadable("an item has no usable entityId")
     return entity_id
-
-
-def read_date(value: object) -> float | None:
-    """A date of Khoros' as seconds since 1970: "Wed Apr 12 09:01:11 CDT 2017" (Java's Date.toString),
-    "2011-05-26T18:23:31.000Z", or milliseconds in 13 digits. None for one that is unreadable or names no known zone."""
-    text = read_text(value)
-    if re.fullmatch("[0-9]{13}", text):
-        return int(text) / 1000
-    if not re.search("[0-9]{4}", text):  # a year in two digits is a guess
-        return None
-    text = " ".join(map(_read_zone, text.split()))
-    try:
-        if _is_iso(text):
-            date = datetime.fromisoformat(re.sub(" (?=[Z+-])", "", text))
-        else:
-            date = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        return None
-    return date.timestamp() if date.tzinfo else None
 
 
 def read_text(value: object) -> str:
@@ -140,6 +239,13 @@ def read_text(value: object) -> str:
 def read_texts(raw: Mapping[str, Any], *names: str) -> dict[str, str]:
     """These fields of an object as texts, by our names: Khoros calls author_link authorLink."""
     return {name: read_text(raw.get(re.sub("_(.)", lambda match: match[1].upper(), name))) for name in names}
+
+
+def read_names(value: object) -> tuple[str, ...]:
+    """Labels, given as a list of texts, a list of objects with a name, or one text."""
+    entries = value if isinstance(value, list) else [value]
+    names = (read_text(e.get("name") or e.get("title")) if isinstance(e, dict) else read_text(e) for e in entries)
+    return tuple(name for name in names if name)
 
 
 def as_object(value: object) -> dict[str, Any]:
@@ -161,23 +267,24 @@ def is_web_address(url: str) -> bool:
     return parts.scheme.lower() in ("http", "https") and bool(parts.hostname) and not re.search(r"\s", url)
 
 
-def _read_zone(word: str) -> str:
-    """A word of a date; when it names a zone, the zone's offset as +hhmm. "GMT-03:00" (Java) is three hours behind."""
-    if offset := _is_offset(word):
-        sign, hours, minutes = offset.groups(default="00")
-        return f"{sign}{hours:0>2}{minutes}"
-    return ZONES.get(word, word)
+def _read_subjects(event_name: str, data: dict[str, Any]) -> tuple[object, ...]:
+    """What the event is about: its items, or the data itself; a disconnected account is news even without data."""
+    items = data.get("items")
+    if event_name in MESSAGES + CREDENTIALS and not items:
+        return (data,) if data or event_name in CREDENTIALS else ()
+    return (items,) if isinstance(items, dict) else tuple(as_list(items))
+
+
+def _read_content(content: object) -> str:
+    """The words of a message: a video's title on a line of its own, then the first words there are."""
+    if not isinstance(content, dict):
+        return read_text(content)
+    title, *words = (read_text(content.get(name)) for name in ("videoTitle", *_WORDS))
+    return f"{title}\n{next(filter(None, words), '')}".strip()
 
 
 def _is_usable_id(value: str) -> bool:
     return 0 < len(value) <= ID_LIMIT and value.isprintable()
-
-
-def _read_names(value: object) -> tuple[str, ...]:
-    """Labels, given as a list of texts, a list of objects with a name, or one text."""
-    entries = value if isinstance(value, list) else [value]
-    names = (read_text(e.get("name") or e.get("title")) if isinstance(e, dict) else read_text(e) for e in entries)
-    return tuple(name for name in names if name)
 
 
 def _read_note(value: object) -> tuple[str, str]:

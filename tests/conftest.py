@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import itertools
 import logging
 import os
-import re
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,21 +20,27 @@ import pytest
 from browser import browser, deselect_browser_tests  # noqa: F401 - the first is a fixture
 from flask import Flask
 from flask.testing import FlaskClient, FlaskCliRunner
+from pooler import deselect_pooler_tests, pooled  # noqa: F401 - the second is a fixture
 from said import Said
 
 import log
 from app import Settings, create_app
 from config import Config
+from destinations.route import read_line, split_lines
+from destinations.routes import Routes
+from destinations.slack import SlackSettings
+from destinations.webhook import WebhookSettings
 from destinations.zendesk import ZendeskSettings
+from events import LABEL_APPLIED, Event
 from inbox import open_database
 from inbox.database import Database
 from inbox.facts import Facts
 from inbox.inbox import Inbox
 from inbox.items import Draft, Item, NewItem
 from inbox.records import Records
-from khoros.catch_up import CatchUp
+from inbox.unrouted import Unrouted
 from khoros.receive import Receiver
-from khoros.subscription import Subscriber
+from khoros.subscriptions import Subscriptions
 from khoros_client import KhorosClient
 from operations.relay import Relay
 from sandbox.khoros import FakeKhoros
@@ -42,12 +48,13 @@ from sandbox.server import Server
 from sandbox.zendesk import FakeZendesk
 
 _numbers = itertools.count()
-SLOW = ("test_end_to_end", "test_server", "test_simulation", "test_browser_demo", "test_delivery")
+SLOW = ("test_end_to_end", "test_hosting", "test_server", "test_simulation", "test_browser_demo", "test_delivery")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The files that take longest come first, so that no process is left alone with one in the end."""
     deselect_browser_tests(config, items)
+    deselect_pooler_tests(config, items)
     items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
 
 
@@ -185,18 +192,35 @@ def sqlite_unless_asked(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there, so every call fails at once
 TOKEN, OLD_TOKEN = "made-up-bearer-token", "made-up-bearer-token-of-before"
+SLACK_TOKEN = "xoxb-made-up-slack-token"
+WEBHOOK_SECRET = "whsec_" + base64.b64encode(b"made-up secret of thirty-two byt").decode()
 TEXT, AUTHOR = "My order never came, I am furious", "Jo Customer"
-PRIVATE = (TOKEN, OLD_TOKEN, "made-up-khoros-token", "made-up-client-secret", "made-up-api-token", TEXT, AUTHOR)
+PRIVATE = (
+    *(TOKEN, OLD_TOKEN, SLACK_TOKEN, WEBHOOK_SECRET),
+    *("made-up-khoros-token", "made-up-client-secret", "made-up-api-token", TEXT, AUTHOR),
+)
 
 
 ZENDESK_SETTINGS = {field.name for field in fields(ZendeskSettings)} - {"url"} | {"zendesk_url"}
 
 
 def new_settings(**changes: Any) -> Settings:
-    """Settings that lead nowhere, but for the given ones: those of Config, and Zendesk's (its url as zendesk_url)."""
+    """Settings that lead nowhere, but for the given ones: those of Config, Zendesk's (its url as zendesk_url), Slack's
+    (slack_url) and `routes`: lines as ROUTES has them."""
     account: dict[str, Any] = {"zendesk_url": NOWHERE, "client_id": "relay", "client_secret": "made-up-client-secret"}
     account |= {name: changes.pop(name) for name in list(changes) if name in ZENDESK_SETTINGS}
-    return Settings(new_config(**changes), ZendeskSettings(account.pop("zendesk_url"), **account))
+    return Settings(
+        routes=new_routes(changes.pop("routes", "label CreateCase -> zendesk")),
+        slack=SlackSettings(SLACK_TOKEN, changes.pop("slack_url", NOWHERE)),
+        webhooks=WebhookSettings((WEBHOOK_SECRET,)),
+        zendesk=ZendeskSettings(account.pop("zendesk_url"), **account),
+        config=new_config(**changes),
+    )
+
+
+def new_routes(lines: str) -> Routes:
+    """The routes of these lines of ROUTES."""
+    return Routes(tuple(read_line(line, number) for number, line in split_lines(lines)))
 
 
 def new_config(**changes: Any) -> Config:
@@ -204,7 +228,6 @@ def new_config(**changes: Any) -> Config:
     settings: dict[str, Any] = {
         "khoros_token": "made-up-khoros-token",
         "company_id": 123,
-        "label": re.compile("CreateCase"),
         "bearer_tokens": (TOKEN, OLD_TOKEN),
         "public_url": NOWHERE,
         "khoros_url": f"{NOWHERE}/v2",
@@ -297,23 +320,31 @@ def new_app(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[Settings], F
         logger.handlers, logger.propagate = handlers, propagate
 
 
-def names_for_zendesk(event: object) -> tuple[str, ...]:
+def matches_zendesk(event: Event) -> dict[str, tuple[str, ...]]:
     """A route that sends every event to Zendesk."""
-    return ("zendesk",)
+    return {"zendesk": event.labels}
 
 
-def new_receiver(config: Config, inbox: Inbox, wake: Callable[[], object] = lambda: None) -> Receiver:
+def new_receiver(config: Config, database: Database, wake: Callable[[], object] = lambda: None) -> Receiver:
     """A receiver that takes every event, and is open."""
-    receiver = Receiver(config.bearer_tokens, config.company_id, names_for_zendesk, inbox, wake)
+    inbox, unrouted = Inbox(database), Unrouted(database)
+    receiver = Receiver(config.bearer_tokens, config.company_id, matches_zendesk, inbox, unrouted, lambda names: wake())
     receiver.open = True
     return receiver
 
 
-def new_subscriber(config: Config, database: Database, wake: Callable[[], object] = lambda: None) -> Subscriber:
-    """The subscriber of one more process."""
-    khoros = KhorosClient(config.khoros_url, config.khoros_token, config.company_id)
-    facts, receiver = Facts(database), new_receiver(config, Inbox(database), wake)
-    return Subscriber(config, facts, khoros, CatchUp(config, facts, receiver, khoros))
+def new_subscriptions(
+    config: Config,
+    database: Database,
+    wake: Callable[[], object] = lambda: None,
+    *,
+    queries: Mapping[str, str] | None = None,
+    client: KhorosClient | None = None,
+) -> Subscriptions:
+    """The subscriptions of one more process; without `queries` to the label CreateCase."""
+    khoros = client or KhorosClient(config.khoros_url, config.khoros_token, config.company_id)
+    queries = queries or {LABEL_APPLIED: "CreateCase"}
+    return Subscriptions(config, queries, Facts(database), khoros, new_receiver(config, database, wake))
 
 
 @pytest.fixture

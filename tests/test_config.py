@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 import config
-from app import Settings
+from app import ALL_VARIABLES, Settings
 from config import Config, ConfigError, Reader
+from destinations.filters import Filter
+from destinations.route import Route
+from destinations.routes import Routes
+from destinations.slack import SlackSettings
+from destinations.webhook import WebhookSettings
 from destinations.zendesk import ZENDESK_VARIABLES, ZendeskSettings
-
-VARIABLES = {**config.VARIABLES, **ZENDESK_VARIABLES}
 
 REQUIRED = {
     "SPREDFAST_API_TOKEN": "khoros-access-token",
@@ -26,15 +29,22 @@ REQUIRED = {
 CLIENT = {"ZENDESK_CLIENT_ID": "relay", "ZENDESK_CLIENT_SECRET": "zendesk-client-secret"}
 API_TOKEN = {"ZENDESK_USER_EMAIL": "agent@acme.example", "ZENDESK_API_TOKEN": "zendesk-api-token"}
 SMALLEST = REQUIRED | CLIENT
+HOOK = "https://adtech.example/hooks/made-up-secret"
+ROUTES = f"label VIP -> slack #crisis; published -> webhook {HOOK}"
+SLACK = {"SLACK_BOT_TOKEN": "xoxb-1-made-up-token"}
+WEBHOOK = {"WEBHOOK_SECRET": "whsec_" + "c2VjcmV0" * 4}
+EVERYTHING = SMALLEST | SLACK | WEBHOOK | {"ROUTES": ROUTES}
+CREATE_CASE = Route("label", Filter("CreateCase", None), "zendesk")
 
 
 def faults(environ: Mapping[str, str]) -> dict[str, str]:
-    """What is said of each variable, by its name; the message must have one line for each and a heading."""
+    """What is said of each variable, by its name; the message must have a heading and a line for each, which may be
+    followed by lines with details."""
     with pytest.raises(ConfigError) as caught:
         Settings.from_env(environ)
-    heading, *lines = str(caught.value).split("\n")
+    heading, *lines = re.split(r"\n(?!   )", str(caught.value))
     assert heading == "The relay cannot start. Set these variables and start it again:"
-    named = [re.fullmatch(r"  ([A-Z][A-Z_]+) (.+)", line) for line in lines]
+    named = [re.fullmatch(r"  ([A-Z][A-Z_]+) (.+)", line, re.DOTALL) for line in lines]
     assert all(named), lines
     return {match[1]: match[2] for match in named if match}
 
@@ -54,7 +64,6 @@ def test_the_smallest_environment_gives_every_default() -> None:
         Config(
             khoros_token="khoros-access-token",
             company_id=4711,
-            label=re.compile("CreateCase"),
             bearer_tokens=("n0tification-bearer-token",),
             public_url="",
             heroku_app_name="",
@@ -71,6 +80,7 @@ def test_the_smallest_environment_gives_every_default() -> None:
             log_level="INFO",
             on_dyno=False,
         ),
+        Routes((CREATE_CASE,)),
         ZendeskSettings(
             url="https://acme.zendesk.com",
             client_id="relay",
@@ -84,8 +94,9 @@ def test_the_smallest_environment_gives_every_default() -> None:
 
 
 def test_every_variable_reaches_its_setting() -> None:
-    environ = REQUIRED | CLIENT | API_TOKEN
+    environ = EVERYTHING | API_TOKEN
     environ |= {
+        "SLACK_API_URL": "https://slack.acme.example/api/",
         "PUBLIC_URL": "https://relay.acme.example/",
         "HEROKU_APP_NAME": "acme-relay",
         "DATABASE_URL": "postgres://me:pw@db.acme.example:5432/relay",
@@ -107,7 +118,6 @@ def test_every_variable_reaches_its_setting() -> None:
         Config(
             khoros_token="khoros-access-token",
             company_id=4711,
-            label=re.compile("CreateCase"),
             bearer_tokens=("n0tification-bearer-token",),
             public_url="https://relay.acme.example",
             heroku_app_name="acme-relay",
@@ -124,6 +134,13 @@ def test_every_variable_reaches_its_setting() -> None:
             log_level="DEBUG",
             on_dyno=True,
         ),
+        Routes(
+            (
+                Route("label", Filter("VIP", None), "slack", "#crisis", line=1),
+                Route("published", None, "webhook", HOOK, line=2),
+                CREATE_CASE,
+            )
+        ),
         ZendeskSettings(
             url="https://acme.zendesk.com",
             client_id="relay",
@@ -133,8 +150,10 @@ def test_every_variable_reaches_its_setting() -> None:
             ticket_fields={"group_id": 123, "tags": ["social"], "metadata": {"from": "relay"}},
             comment_public=True,
         ),
+        SlackSettings("xoxb-1-made-up-token", "https://slack.acme.example/api"),
+        WebhookSettings((WEBHOOK["WEBHOOK_SECRET"],)),
     )
-    assert environ.keys() - {"DYNO"} == VARIABLES.keys()
+    assert environ.keys() - {"DYNO"} == ALL_VARIABLES.keys()
 
 
 def test_the_settings_of_every_process_need_no_destination() -> None:
@@ -203,24 +222,49 @@ def test_a_value_is_read_as_people_write_it(name: str, value: str, setting: str,
 
 @pytest.mark.parametrize("blank", ["", "  ", "\n"], ids=["empty", "spaces", "a line break"])
 def test_an_empty_variable_counts_as_not_set(blank: str) -> None:
-    optional = dict.fromkeys(VARIABLES.keys() - SMALLEST.keys(), blank)
+    optional = dict.fromkeys(ALL_VARIABLES.keys() - SMALLEST.keys(), blank)
     assert Settings.from_env(SMALLEST | optional) == Settings.from_env(SMALLEST)
-    assert set(faults(dict.fromkeys(VARIABLES, blank))) == SMALLEST.keys()
+    assert set(faults(dict.fromkeys(ALL_VARIABLES, blank))) == SMALLEST.keys()
 
 
-def test_the_label_is_a_regular_expression() -> None:
-    label = Settings.from_env(SMALLEST | {"SPREDFAST_LABEL_NAME": "(?i)create ?(case|ticket)"}).config.label
-    assert label.fullmatch("Create Ticket")
-    assert not label.fullmatch("CreateCases")
+@pytest.mark.parametrize(
+    ("routes", "needed"),
+    [
+        ("published -> slack #x", {*SLACK}),
+        (f"published -> webhook {HOOK}", {*WEBHOOK}),
+        ("rule Recall -> zendesk", {"ZENDESK_API_URL", *CLIENT}),
+        (ROUTES, {*SLACK, *WEBHOOK}),
+    ],
+)
+def test_a_destination_needs_its_settings_only_when_a_line_leads_there(routes: str, needed: set[str]) -> None:
+    always = {
+        name: value for name, value in REQUIRED.items() if name not in ("SPREDFAST_LABEL_NAME", "ZENDESK_API_URL")
+    }
+    assert faults(always | {"ROUTES": routes}).keys() == needed
+    settings = Settings.from_env(EVERYTHING | {"ROUTES": routes, "SPREDFAST_LABEL_NAME": ""})
+    parts = {
+        "ZENDESK_API_URL": settings.zendesk,
+        "SLACK_BOT_TOKEN": settings.slack,
+        "WEBHOOK_SECRET": settings.webhooks,
+    }
+    assert {name for name, part in parts.items() if part} == needed & parts.keys()
+
+
+def test_faulty_lines_are_named_beside_the_other_faults() -> None:
+    found = faults(SMALLEST | {"ROUTES": "label VIP -> slack\nrule X -> slack #x\nnonsense", "LOG_LEVEL": "LOUD"})
+    assert found.keys() == {"ROUTES", "LOG_LEVEL", "SLACK_BOT_TOKEN"}
+    assert re.findall(r"line [0-9]+", found["ROUTES"]) == ["line 1", "line 3"]
 
 
 def test_an_api_token_will_do_instead_of_an_oauth_client() -> None:
     account = Settings.from_env(REQUIRED | API_TOKEN).zendesk
+    assert account is not None
     assert (account.client_id, account.user_email, account.api_token) == ("", "agent@acme.example", "zendesk-api-token")
 
 
 def test_settings_cannot_be_changed() -> None:
     settings = Settings.from_env(SMALLEST)
+    assert settings.zendesk is not None
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings.config.company_id = 1  # type: ignore[misc]
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -244,7 +288,7 @@ def test_only_listed_variables_and_those_of_the_platforms_are_read() -> None:
 
     Settings.from_env(environ := Environment(SMALLEST))
     platforms = {"DYNO", "FLY_APP_NAME", "HEROKU_APP_DEFAULT_DOMAIN_NAME", "RENDER_EXTERNAL_URL"}
-    assert environ.asked == VARIABLES.keys() | platforms
+    assert environ.asked == ALL_VARIABLES.keys() | platforms
 
 
 def test_the_process_environment_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +328,7 @@ def test_a_missing_variable_is_named_with_where_to_get_it(name: str) -> None:
     (said,) = faults(environ).items()
     assert said[0] == name
     assert said[1].startswith("is missing")
-    assert said[1].endswith(f"Where to get it: {VARIABLES[name]}")
+    assert said[1].endswith(f"Where to get it: {ALL_VARIABLES[name]}")
 
 
 def test_all_faults_of_every_part_are_in_one_message_in_the_order_they_are_read() -> None:
@@ -292,9 +336,9 @@ def test_all_faults_of_every_part_are_in_one_message_in_the_order_they_are_read(
     assert list(faults(environ)) == [
         "SPREDFAST_API_TOKEN",
         "SPREDFAST_COMPANY_ID",
-        "SPREDFAST_LABEL_NAME",
         "NOTIFICATION_BEARER_TOKEN",
         "LOG_LEVEL",
+        "SPREDFAST_LABEL_NAME",
         "ZENDESK_API_URL",
         "ZENDESK_TICKET_FIELDS",
         "ZENDESK_CLIENT_ID",
@@ -341,8 +385,10 @@ def test_a_broken_half_is_said_once_and_as_broken() -> None:
         pytest.param("SPREDFAST_COMPANY_ID", "1_000", "is not a whole number", id="underscore"),
         pytest.param("SPREDFAST_COMPANY_ID", "٣", "is not a whole number", id="other digits"),
         pytest.param("SPREDFAST_COMPANY_ID", "9" * 19, "is not a whole number", id="larger than a column holds"),
-        pytest.param("SPREDFAST_LABEL_NAME", "Create(Case", "is not a regular expression (missing )", id="a bracket"),
-        pytest.param("SPREDFAST_LABEL_NAME", "*", "is not a regular expression", id="nothing to repeat"),
+        pytest.param("SPREDFAST_LABEL_NAME", "(Create)+", "uses more than", id="a group again and again"),
+        pytest.param("SPREDFAST_LABEL_NAME", ".*.*.*.*", "repeats too much", id="a slow pattern"),
+        pytest.param("SPREDFAST_LABEL_NAME", '""', "is empty", id="only quotes"),
+        pytest.param("ROUTES", "label VIP", "has faulty lines:\n    line 1 has no ->; for example", id="no arrow"),
         pytest.param("NOTIFICATION_BEARER_TOKEN", "x" * 15, "is too short: at least 16", id="15 characters"),
         pytest.param("NOTIFICATION_BEARER_TOKEN", "x" * 16 + ",short", "is too short", id="the old one is short"),
         pytest.param("NOTIFICATION_BEARER_TOKEN", ",,", "is too short", id="only commas"),
@@ -377,7 +423,7 @@ def test_a_broken_half_is_said_once_and_as_broken() -> None:
         pytest.param("ZENDESK_TICKET_FIELDS", '{"external_id": "x"}', "may not set external_id:", id="external_id"),
         pytest.param("ZENDESK_TICKET_FIELDS", '{"tags": "social"}', "tags as a list of texts", id="tags as text"),
         pytest.param("ZENDESK_TICKET_FIELDS", '{"tags": [1]}', "tags as a list of texts", id="a number as tag"),
-        pytest.param("ZENDESK_TICKET_FIELDS", '{"metadata": []}', "its metadata as an object", id="metadata"),
+        pytest.param("ZENDESK_TICKET_FIELDS", '{"metadata": [1]}', "its metadata as an object", id="metadata"),
         pytest.param("ZENDESK_COMMENT_PUBLIC", "maybe", "must be true or false", id="neither"),
         pytest.param("KHOROS_DELIVERY", "both", "must be push or poll", id="push and poll"),
         pytest.param("CATCH_UP_MINUTES", "0.5", "is not a whole number", id="half a minute"),
@@ -389,7 +435,7 @@ def test_a_broken_half_is_said_once_and_as_broken() -> None:
 def test_a_wrong_value_is_refused_in_words_that_say_why(name: str, value: str, words: str) -> None:
     said = fault(name, value)
     assert words in said
-    assert said.endswith(f"Where to get it: {VARIABLES[name]}")
+    assert said.endswith(f"Where to get it: {ALL_VARIABLES[name]}")
 
 
 # Secrets
@@ -402,6 +448,9 @@ SECRETS = (
     "p-secret-5",
     "s-secret-6-of-16-characters",
     "a-secret-7",
+    "b-secret-8",
+    "d2Vic2VjcmV0b2Z0d2VudHlmb3VyYnl0",
+    "h-secret-10",
 )
 SECRETIVE = {
     "SPREDFAST_API_TOKEN": SECRETS[0],
@@ -411,6 +460,9 @@ SECRETIVE = {
     "DATABASE_URL": f"postgres://me:{SECRETS[4]}@host/db",
     "STATUS_PASSWORD": SECRETS[5],
     "ALERT_WEBHOOK_URL": f"https://hooks.acme.example/{SECRETS[6]}",
+    "SLACK_BOT_TOKEN": f"xoxb-{SECRETS[7]}",
+    "WEBHOOK_SECRET": f"whsec_{SECRETS[8]}",
+    "ROUTES": f"label VIP -> slack #x; published -> webhook https://hooks.acme.example/{SECRETS[9]}",
 }
 
 
@@ -422,7 +474,7 @@ def test_no_secret_is_in_repr() -> None:
 
 def test_every_secret_is_known_to_the_log_that_masks_it() -> None:
     settings = Settings.from_env(REQUIRED | CLIENT | API_TOKEN | SECRETIVE)
-    masked = "\n".join([*settings.config.secrets, *settings.zendesk.secrets])
+    masked = "\n".join(settings.secrets)
     assert [secret for secret in SECRETS if secret not in masked] == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import os
@@ -15,13 +16,18 @@ from typing import Any
 import click
 import pytest
 from browser import AXE_FOLDER, AXE_VERSION
+from dotenv import dotenv_values
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import config
-from app import Settings
+from app import ALL_VARIABLES, Settings
 from config import ConfigError
-from destinations import zendesk
+from destinations.route import WORDS, read_line, split_lines
+from destinations.routes import ROUTES_VARIABLES
+from destinations.slack import SLACK_VARIABLES
+from destinations.webhook import WEBHOOK_VARIABLES
+from destinations.zendesk import ZENDESK_VARIABLES
 from operations.cli import COMMANDS
 from sandbox.screenshot import BROWSERS
 
@@ -29,10 +35,10 @@ ROOT = Path(__file__).parent.parent
 RECORDS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ROOMS = ("khoros", "inbox", "destinations", "operations")
-VARIABLES = {**config.VARIABLES, **zendesk.ZENDESK_VARIABLES}
+OF_OTHERS = (ROUTES_VARIABLES, ZENDESK_VARIABLES, SLACK_VARIABLES, WEBHOOK_VARIABLES)
 
 # Not asked for in Heroku's form: the add-on sets the one, and nobody there needs the other.
-NOT_IN_THE_FORM = {"DATABASE_URL", "KHOROS_API_URL"}
+NOT_IN_THE_FORM = {"DATABASE_URL", "KHOROS_API_URL", "SLACK_API_URL"}
 CLIENT = {"ZENDESK_CLIENT_ID": "relay", "ZENDESK_CLIENT_SECRET": "a-secret"}
 BEARER = {"NOTIFICATION_BEARER_TOKEN": "a-token-of-enough-characters"}
 
@@ -106,8 +112,9 @@ def listed(readme: str) -> list[str]:
 
 
 def test_the_readme_table_lists_every_variable_in_the_services_order(listed: list[str]) -> None:
-    assert [name for name in listed if name in config.VARIABLES] == list(config.VARIABLES)
-    assert [name for name in listed if name not in config.VARIABLES] == list(zendesk.ZENDESK_VARIABLES)
+    assert sorted(listed) == sorted(ALL_VARIABLES)
+    for variables in (config.VARIABLES, *OF_OTHERS):
+        assert [name for name in listed if name in variables] == list(variables)
 
 
 def test_the_example_lists_every_variable_in_the_same_order(
@@ -122,7 +129,7 @@ def test_the_form_lists_every_variable_in_the_same_order(form: dict[str, dict[st
 
 def test_the_blueprint_sets_only_variables_the_service_reads() -> None:
     keys = set(re.findall(r"- key: (\S+)", text("render.yaml")))
-    assert keys - set(VARIABLES) == {"GUNICORN_CMD_ARGS"}
+    assert keys - set(ALL_VARIABLES) == {"GUNICORN_CMD_ARGS"}
     assert {*faults(CLIENT), *CLIENT} <= keys
 
 
@@ -278,9 +285,9 @@ def test_ci_runs_the_tests_and_the_demo() -> None:
     assert "- run: .ci/run\n" in text(".github/workflows/ci.yml")
 
 
-def test_ci_skips_no_test_of_a_page() -> None:
+def test_ci_leaves_out_no_test_that_a_developers_machine_may_lack_the_means_for() -> None:
     before = text(".ci/run").partition("\nmake test\n")[0]
-    assert "\nexport BROWSER_TESTS=required\n" in before
+    assert "\nexport BROWSER_TESTS=required POOLER_TESTS=required\n" in before and "missing+=(pgbouncer)" in before
     assert f"\nnpm install --loglevel=error --no-save --prefix {AXE_FOLDER.name} axe-core@{AXE_VERSION}\n" in before
     for browser in BROWSERS:
         assert f" {browser} " in before
@@ -326,6 +333,36 @@ def test_the_server_gets_what_its_packages_ask_for_and_nothing_else() -> None:
 
 
 # The documents
+
+
+@pytest.fixture
+def route_lines() -> list[str]:
+    """The lines of ROUTES that the documents show, set as code."""
+    words = "\n".join(document.read_text(encoding="utf-8") for document in DOCUMENTS)
+    return re.findall(r"^    (\S.* -> \S.*)$", words, re.MULTILINE) + re.findall(r"`([^`\n]+ -> [^`\n]+)`", words)
+
+
+def test_every_route_in_the_documents_works(route_lines: list[str]) -> None:
+    assert len(route_lines) > 15
+    for line in route_lines:
+        assert [read_line(one).words for _, one in split_lines(line)], line
+
+
+def test_routes_in_single_quotes_survive_a_dot_env_file() -> None:
+    [line] = re.findall(r"^ROUTES=.*$", text("docs/routes.md"), re.MULTILINE)
+    [value] = dotenv_values(stream=io.StringIO(line)).values()
+    assert [read_line(one).words for _, one in split_lines(value or "")] == [
+        "Label VIP → Slack #social-crisis",
+        "Published → Slack #social-news",
+    ]
+
+
+def test_the_routes_are_documented_for_every_event_and_destination(route_lines: list[str]) -> None:
+    routes = [read_line(line) for line in route_lines]
+    assert {route.word for route in routes} >= set(WORDS)
+    assert {route.kind for route in routes} == {"zendesk", "slack", "webhook"}
+    table = re.findall(r"^\| `([a-z-]+)(?: NAME)?` \|", text("docs/routes.md"), re.MULTILINE)
+    assert table == [*WORDS, "zendesk"]
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.stem)

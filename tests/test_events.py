@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import copy
 import json
-from datetime import datetime
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from events import Event, StreamItem, Unreadable, is_web_address, read_date, read_subject_id
+from events import (
+    CREDENTIALS,
+    LABEL_APPLIED,
+    MESSAGE_PUBLISHED,
+    MESSAGE_SENT,
+    MESSAGES,
+    RULE_APPLIED,
+    Event,
+    Message,
+    PublicationResult,
+    Rule,
+    StreamItem,
+    Subject,
+    Unreadable,
+    is_web_address,
+    subject_id,
+)
 
 # As Khoros publishes them.
 ITEM: dict[str, Any] = {
@@ -52,6 +67,29 @@ EVENT: dict[str, Any] = {
     "subscriptionUuid": "0b1f7a2c-95c5-4f5e-8b7e-5ad4a3f6c001",
     "data": {"labels": [], "items": [ITEM]},
 }
+MESSAGE: dict[str, Any] = {
+    "sfEntityType": "Message",
+    "id": "9001",
+    "title": "Spring sale",
+    "content": {"sfEntityType": "Status", "text": "20 % off until Friday"},
+    "labels": [{"id": "7", "name": "General Labels - Ideas"}],
+    "service": "FACEBOOK",
+    "targetAccountIds": ["11"],
+    "organicVisibility": "PUBLIC",
+    "delegationStatus": "APPROVED",
+    "publicationResults": [
+        {
+            "accountId": "11",
+            "datePublished": 1491998471000,
+            "serviceId": "fb-1",
+            "serviceLink": "https://facebook.com/acme/posts/1",
+            "status": "PUBLISHED",
+        }
+    ],
+    "scheduledPublishDate": 1491998400000,
+    "notes": [],
+    "links": [],
+}
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=20),
     lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(max_size=5), values, max_size=3),
@@ -88,6 +126,10 @@ def test_the_published_stream_item_is_read_whole() -> None:
         notes=(("Grace", "A good customer"),),
         in_reply_to="",
         reposted_from="",
+        parent_post="",
+        author_id="12345",
+        author_icon="https://pbs.twimg.com/ada.png",
+        content_type="post",
     )
 
 
@@ -167,13 +209,13 @@ def test_a_value_of_another_kind_is_read_as_what_it_means(
     ids=ascii,
 )
 def test_an_item_without_a_usable_id_is_unreadable(raw: object) -> None:
-    for read in (StreamItem.parse, read_subject_id):
+    for read in (StreamItem.parse, lambda raw: subject_id(LABEL_APPLIED, raw)):
         with pytest.raises(Unreadable, match="an item "):
             read(raw)
 
 
 def test_an_id_is_read_whatever_else_the_item_holds() -> None:
-    assert read_subject_id({"entityId": 42, "notes": object()}) == "42"
+    assert subject_id(RULE_APPLIED, {"entityId": 42, "notes": object()}) == "42"
 
 
 @pytest.mark.parametrize(
@@ -206,88 +248,94 @@ def test_only_a_plain_web_address_may_become_a_link(link: str, expected: bool) -
     assert is_web_address(link) == expected
 
 
-# Dates
+@pytest.mark.parametrize(
+    ("entity_id", "given", "text"),
+    [
+        ("twitter:1", "Q&amp;A &lt;3 &gt; &amp;lt;", "Q&A <3 > &lt;"),
+        ("x:1", "Q&amp;A", "Q&A"),
+        ("twitter:1", "caf&eacute; &copy 2017", "caf&eacute; &copy 2017"),
+        ("facebook:1", "Q&amp;A", "Q&amp;A"),
+    ],
+)
+def test_the_three_signs_that_x_writes_as_entities_are_decoded_once(entity_id: str, given: str, text: str) -> None:
+    assert item(entityId=entity_id, text=given).text == text
+
+
+# Messages
+
+
+def test_the_published_message_is_read_whole() -> None:
+    assert Message.parse(MESSAGE) == Message(
+        id="9001",
+        title="Spring sale",
+        text="20 % off until Friday",
+        service="FACEBOOK",
+        labels=("General Labels - Ideas",),
+        results=(PublicationResult("11", "PUBLISHED", "https://facebook.com/acme/posts/1", 1491998471.0),),
+        scheduled_at=1491998400.0,
+    )
+    assert Message.parse(MESSAGE).link == "https://facebook.com/acme/posts/1"
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"),
+    ("content", "text"),
     [
-        pytest.param("Wed Apr 12 09:01:11 CDT 2017", "2017-04-12T14:01:11+00:00", id="as published: Chicago, summer"),
-        pytest.param("Thu Jan 12 09:01:11 CST 2017", "2017-01-12T15:01:11+00:00", id="Chicago, winter"),
-        pytest.param("Wed Apr 12 09:01:11 PDT 2017", "2017-04-12T16:01:11+00:00", id="Los Angeles"),
-        pytest.param("Wed Apr 12 09:01:11 BST 2017", "2017-04-12T08:01:11+00:00", id="London, summer"),
-        pytest.param("Wed Apr 12 09:01:11 IST 2017", "2017-04-12T03:31:11+00:00", id="Kolkata, half an hour"),
-        pytest.param("Wed Apr 12 09:01:11 UTC 2017", "2017-04-12T09:01:11+00:00", id="UTC"),
-        pytest.param("Wed Apr 12 09:01:11 GMT 2017", "2017-04-12T09:01:11+00:00", id="GMT"),
-        pytest.param("Wed Apr 12 09:01:11 GMT-03:00 2017", "2017-04-12T12:01:11+00:00", id="Java, three hours behind"),
-        pytest.param("Wed Apr 12 09:01:11 GMT+05:30 2017", "2017-04-12T03:31:11+00:00", id="Java, ahead"),
-        pytest.param("Wed Apr 12 2017 09:01:11 GMT-0500 (CDT)", "2017-04-12T14:01:11+00:00", id="JavaScript"),
-        pytest.param("Wed, 12 Apr 2017 09:01:11 GMT", "2017-04-12T09:01:11+00:00", id="as in HTTP"),
-        pytest.param("2017-04-12 09:01:11 CDT", "2017-04-12T14:01:11+00:00", id="ISO with a zone's name"),
-        pytest.param("2017-04-12 09:01:11.5 +02:00", "2017-04-12T07:01:11.500000+00:00", id="ISO with blanks"),
-        pytest.param("2011-05-26T18:23:31.000Z", "2011-05-26T18:23:31+00:00", id="as published: ISO"),
-        pytest.param("2011-05-26T18:23:31.000+0200", "2011-05-26T16:23:31+00:00", id="ISO with an offset"),
-        pytest.param(1306434211500, "2011-05-26T18:23:31.500000+00:00", id="milliseconds"),
-        pytest.param("1306434211500", "2011-05-26T18:23:31.500000+00:00", id="milliseconds as text"),
+        ({"sfEntityType": "ImageShare", "caption": "Look", "temporaryImageUrl": "//cdn/x.png"}, "Look"),
+        ({"sfEntityType": "ImageShareList", "caption": "Look", "images": [{"caption": "one"}]}, "Look"),
+        (
+            {"sfEntityType": "Video", "videoTitle": "Unboxing", "description": "Part 1", "tags": ["x"]},
+            "Unboxing\nPart 1",
+        ),
+        ({"sfEntityType": "Video", "videoTitle": "Unboxing"}, "Unboxing"),
+        ({"sfEntityType": "Status", "text": "", "shareLink": "https://acme.example"}, "https://acme.example"),
+        ({"sfEntityType": "Carousel", "cards": [], "title": "New"}, "New"),
+        ({"sfEntityType": "Poll", "options": ["a"]}, ""),
+        ("plain words", "plain words"),
+        (["x"], ""),
+        (None, ""),
     ],
 )
-def test_a_date_of_khoros_is_read_in_its_own_zone(value: object, expected: str) -> None:
-    assert read_date(value) == datetime.fromisoformat(expected).timestamp()
-
-
-ZONES = {
-    **{"CST": -6, "CDT": -5, "EST": -5, "EDT": -4, "MST": -7, "MDT": -6, "PST": -8, "PDT": -7, "AKST": -9, "AKDT": -8},
-    **{"HST": -10, "AST": -4, "ADT": -3, "UTC": 0, "GMT": 0, "WET": 0, "WEST": 1, "BST": 1, "CET": 1, "CEST": 2},
-    **{"EET": 2, "EEST": 3, "MSK": 3, "SAST": 2, "IST": 5.5, "HKT": 8, "JST": 9, "KST": 9, "AWST": 8, "ACST": 9.5},
-    **{"ACDT": 10.5, "AEST": 10, "AEDT": 11, "NZST": 12, "NZDT": 13},
-}
-
-
-@pytest.mark.parametrize("zone", ZONES)
-def test_a_zone_is_known_by_its_name(zone: str) -> None:
-    at = datetime.fromisoformat("2017-04-12T09:01:11+00:00").timestamp() - ZONES[zone] * 3600
-    assert read_date(f"Wed Apr 12 09:01:11 {zone} 2017") == read_date(f"2017-04-12 09:01:11 {zone}") == at
-
-
-@pytest.mark.parametrize("offset", ["+99:99", "+25:00", "-24:00"])
-def test_a_date_with_an_impossible_offset_is_none(offset: str) -> None:
-    assert read_date(f"2011-05-26T18:23:31{offset}") is None
-    assert read_date(f"Thu May 26 18:23:31 GMT{offset} 2011") is None
-
-
-@settings(max_examples=300, deadline=None, database=None)
-@given(st.lists(st.sampled_from("Apr 12 2017 09:01:11 CDT +0500 -0000 GMT- 9:: ² , Z T".split()) | st.text(max_size=5)))
-def test_no_words_break_the_reading_of_a_date(words: list[str]) -> None:
-    assert isinstance(read_date(" ".join(words)), float | None)
+def test_content_of_any_kind_gives_its_words(content: object, text: str) -> None:
+    assert Message.parse({**MESSAGE, "content": content}).text == text
 
 
 @pytest.mark.parametrize(
-    "value",
+    ("changes", "attribute", "expected"),
     [
-        None,
-        "",
-        [],
-        "soon",
-        "2017",
-        "09:01",
-        "Wed Apr 12 09:01:11 XYZ 2017",
-        "Wed Apr 12 09:01:11 Pacific/Auckland 2017",
-        "Wed Apr 12 09:01:11 2017",
-        "Wed Apr 12 09:01:11 -0000 2017",
-        "Wed Apr 12 09:01:11 GMT-03:75 2017",
-        "Wed Apr 12 09:01:11 CDT 17",
-        "Wed Apr 32 09:01:11 CDT 2017",
-        "2017-04-12T09:01:11.123456789XYZ",
-        "2011-05-26T18:23:31",
-        "2011-05-26",
-        "2011-99-99T18:23:31Z",
-        "12:01 20179999999999999999999 UTC",
-        "1306434211",
+        pytest.param({"id": 9001}, "id", "9001", id="id as a number"),
+        pytest.param({"service": "multi_channel"}, "service", "MULTI_CHANNEL", id="service in small letters"),
+        pytest.param(
+            {"labels": ["General Labels - Ideas", "x"]}, "labels", ("General Labels - Ideas", "x"), id="texts"
+        ),
+        pytest.param({"labels": [{"title": "Ideas"}]}, "labels", ("Ideas",), id="labels with titles"),
+        pytest.param(
+            {"scheduledPublishDate": "2017-04-12T12:00:00.000Z"}, "scheduled_at", 1491998400.0, id="date-time"
+        ),
+        pytest.param({"scheduledPublishDate": 0}, "scheduled_at", None, id="no date"),
+        pytest.param({"publicationResults": None}, "results", (), id="no results"),
+        pytest.param(
+            {"publicationResults": [{"status": "error"}, None, "x", {}]},
+            "results",
+            (PublicationResult("", "ERROR", "", None),),
+            id="a result without a link",
+        ),
+        pytest.param({"publicationResults": [{"status": "ERROR"}]}, "link", "", id="no permalink"),
     ],
-    ids=ascii,
 )
-def test_a_date_that_is_not_sure_is_none(value: object) -> None:
-    assert read_date(value) is None
+def test_a_message_of_another_shape_is_read_as_what_it_means(
+    changes: dict[str, Any], attribute: str, expected: object
+) -> None:
+    assert getattr(Message.parse({**MESSAGE, **changes}), attribute) == expected
+
+
+@settings(max_examples=100, deadline=None, database=None)
+@given(st.dictionaries(st.sampled_from(list(MESSAGE)), anything), st.sampled_from([*MESSAGES, *CREDENTIALS]))
+def test_no_json_breaks_the_reading_of_a_message(changes: dict[str, Any], name: str) -> None:
+    for raw in (changes, MESSAGE | changes):
+        for entry in event(eventName=name, data=raw).subjects:
+            message = Message.parse(entry)
+            json.dumps([message.title, message.text, message.service, message.link, *message.labels])
+            assert 0 < len(subject_id(name, entry, "event-1")) <= 255
 
 
 # Events
@@ -298,9 +346,91 @@ def test_the_published_event_is_read_whole() -> None:
         name="stream-item-label-applied",
         uuid="5f0c4b7e-1c5c-4f0e-9a5d-0d9f2c1b7a11",
         company_id=4711,
+        created_date="Wed Apr 12 09:01:11 CDT 2017",
         labels=(),
+        rule=None,
+        service="",
         subjects=(ITEM,),
     )
+
+
+@pytest.mark.parametrize(
+    ("raw", "rule"),
+    [
+        ({"ruleId": "1001", "ruleName": "Product recall"}, Rule("1001", "Product recall")),
+        ({"ruleId": 1001}, Rule("1001", "")),
+        ({"id": "1001", "name": "Product recall"}, Rule("1001", "Product recall")),
+        ("Product recall", Rule("", "Product recall")),
+        ({}, None),
+        (None, None),
+        ([], None),
+    ],
+)
+def test_a_rule_is_read_from_what_names_it(raw: object, rule: Rule | None) -> None:
+    data = {"companyId": 4711, "timeStamp": 0, "ruleMatched": raw, "items": [ITEM]}
+    parsed = event(eventName=RULE_APPLIED, data=data)
+    assert (parsed.rule, parsed.subjects) == (rule, (ITEM,))
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_a_message_event_is_about_its_data(name: str) -> None:
+    parsed = Event.parse(without(EVENT, "subscriptionUuid") | {"eventName": name, "uuid": "sub-1", "data": MESSAGE})
+    assert (parsed.service, parsed.labels, parsed.subjects) == ("FACEBOOK", ("General Labels - Ideas",), (MESSAGE,))
+    assert event(eventName=name, data={"items": [MESSAGE]}).subjects == (MESSAGE,)
+    assert event(eventName=name, data=None).subjects == ()
+
+
+@pytest.mark.parametrize("name", CREDENTIALS)
+@pytest.mark.parametrize("data", [None, {}, {"accountId": "11", "service": "facebook"}, [], "junk"])
+def test_a_disconnected_account_is_news_whatever_comes_with_it(name: str, data: Any) -> None:
+    [subject] = event(eventName=name, data=data).subjects
+    assert subject == (data or {} if isinstance(data, dict) else {})
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "expected"),
+    [
+        (MESSAGE_PUBLISHED, MESSAGE, "message-published:9001"),
+        (MESSAGE_SENT, MESSAGE, "message-sent-to-network:9001"),
+        (MESSAGE_PUBLISHED, {"id": 9001}, "message-published:9001"),
+        (MESSAGE_PUBLISHED, {"id": {}}, "message-published:event-1"),
+        (MESSAGE_PUBLISHED, {"id": "a\nb"}, "message-published:event-1"),
+        (CREDENTIALS[0], {"accountId": "11"}, "credential-deauth:11"),
+        (CREDENTIALS[0], {"credentialId": "12"}, "credential-deauth:12"),
+        (CREDENTIALS[1], {}, "credential-delete:event-1"),
+        (CREDENTIALS[1], None, "credential-delete:event-1"),
+    ],
+)
+def test_a_message_is_a_subject_of_each_of_its_events(name: str, raw: object, expected: str) -> None:
+    assert subject_id(name, raw, "event-1") == expected
+
+
+# Subjects
+
+
+def test_a_subject_is_kept_as_json_and_read_again() -> None:
+    subject = Subject(RULE_APPLIED, "Wed Apr 12 09:01:11 CDT 2017", ("a",), ("b",), Rule("1", "Recall"), ITEM)
+    payload = json.loads(json.dumps(subject.payload()))
+    assert list(payload) == ["event", "at", "labels", "matched", "rule", "item"]
+    assert Subject.parse(payload) == subject
+    assert Subject.parse(Subject(MESSAGE_SENT, "", (), (), None, None).payload()).rule is None
+
+
+@pytest.mark.parametrize(
+    "payload", [{}, {"item": ITEM}, {"labels": ["a"], "item": ITEM, "new": 1}, {"unreadable": "x"}]
+)
+def test_a_payload_of_another_release_is_read_as_far_as_it_goes(payload: dict[str, Any]) -> None:
+    subject = Subject.parse(payload)
+    assert (subject.event_name, subject.matched, subject.raw) == (LABEL_APPLIED, (), payload.get("item"))
+
+
+def test_a_subject_gives_the_post_or_the_message_and_its_link() -> None:
+    post, message = Subject.parse({"item": ITEM}), Subject.parse({"event": MESSAGE_PUBLISHED, "item": MESSAGE})
+    assert (post.post(), post.link) == (StreamItem.parse(ITEM), ITEM["link"])
+    assert (message.message(), message.link) == (Message.parse(MESSAGE), "https://facebook.com/acme/posts/1")
+    assert Subject.parse({}).link == Subject.parse({"item": "junk"}).link == ""
+    with pytest.raises(Unreadable):
+        Subject.parse({}).post()
 
 
 def test_an_event_keeps_every_item_raw_and_in_order() -> None:

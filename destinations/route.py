@@ -1,0 +1,203 @@
+"""One line of the settings: which events go to which destination (docs/routes.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from config import as_webhook_url
+from destinations.filters import Filter, as_seen, unquoted
+from destinations.zendesk_words import read_fields
+from events import (
+    CREDENTIALS,
+    LABEL_APPLIED,
+    MESSAGE_NEEDS_APPROVAL,
+    MESSAGE_PUBLISHED,
+    MESSAGE_SENT,
+    MESSAGES,
+    RULE_APPLIED,
+    Event,
+)
+
+WORDS = {
+    "label": (LABEL_APPLIED,),
+    "rule": (RULE_APPLIED,),
+    "published": (MESSAGE_PUBLISHED,),
+    "sent": (MESSAGE_SENT,),
+    "needs-approval": (MESSAGE_NEEDS_APPROVAL,),
+    "disconnected": CREDENTIALS,
+}
+EVENTS = WORDS | {name: (name,) for names in WORDS.values() for name in names}  # Khoros' own names are good as well
+EXAMPLES = {
+    "zendesk": 'label Billing -> zendesk {"group_id": 360001}',
+    "slack": "label VIP -> slack #social-crisis",
+    "webhook": "sent FACEBOOK -> webhook https://adtech.example/hooks/khoros",
+    "rule": "rule Product recall -> slack #social-care",
+    "message": "published -> slack ann@acme.example",
+    "disconnected": "disconnected -> slack #social-care",
+}
+TARGET_LIMIT = 90  # characters; with the kind before it, it fits into the column of a destination's name
+_QUOTED = r"""(?<!\S)["“”„][^"“”„\n]*["“”„]|(?<!\S)'[^'\n]*'(?!\S)"""
+_ARROW = r"(?:[-‐-―−]{1,2}>|[→➔➜⇒]|=>)"  # also as word processors change ->
+_next = re.compile(rf"{_QUOTED}|(?P<brace>\{{)|(?P<end>\r\n|[\r\n;]|\\n|\Z)").search
+_comment_at = re.compile(r"[^\S\r\n]*#(?:(?!\\n)[^\r\n;])*").match
+_split = re.compile(
+    rf"(?P<event>\S{{1,60}}?)(?:\s+(?P<filter>{_QUOTED}|.*?))?\s*{_ARROW}\s*(?P<kind>zendesk|slack|webhook)(?!\w)"
+    r"(?P<target>[^{]*)(?P<fields>\{.*)?",
+    re.DOTALL | re.IGNORECASE,
+).fullmatch
+_is_channel = re.compile(r"#[^\s#@,;:.]{1,80}").fullmatch
+_is_slack_id = re.compile(r"[CDGUW][A-Z0-9]{7,20}").fullmatch
+_is_email = re.compile(r"[^\s@<>,;:|#]+@[^\s@<>,;:|#]+\.[^\s@<>,;:|#]+").fullmatch
+
+
+@dataclass(frozen=True)
+class Route:
+    """A line. `target` is what stands behind the destination's word; an address may be a secret. `word` names the
+    events for people. `line` is 0 for the label of SPREDFAST_LABEL_NAME."""
+
+    word: str
+    filter: Filter | None
+    kind: str
+    target: str = field(default="", repr=False)
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    line: int = 0
+
+    @property
+    def event_names(self) -> tuple[str, ...]:
+        """Khoros' names of the events."""
+        return EVENTS[self.word]
+
+    @property
+    def destination(self) -> str:
+        """The destination's name: zendesk, slack:#crisis, webhook:host/1f0a…, never the secret part of an address."""
+        if self.kind == "webhook":
+            return f"webhook:{_host(self.target)[:80]}/{hashlib.sha256(self.target.encode()).hexdigest()[:8]}"
+        return f"{self.kind}:{self.target}" if self.target else self.kind
+
+    @property
+    def words(self) -> str:
+        """The route for people: Label VIP → Slack #social-crisis."""
+        event = f"{self.word.replace('-', ' ').capitalize()} {self.filter.text if self.filter else ''}"
+        place = f"{self.kind.capitalize()} {_host(self.target) if self.kind == 'webhook' else self.target}"
+        return f"{event.strip()} → {place.strip()}"
+
+    @property
+    def plain_name(self) -> tuple[str, ...]:
+        """The one name that the filter fits, unless it is a regular expression."""
+        return (self.filter.text,) if self.filter and self.filter.pattern is None else ()
+
+    def matched(self, event: Event, labels: Sequence[str]) -> tuple[str, ...] | None:
+        """Those of these labels, the event's rule or its service that the filter names; None when the event does not go
+        this way. A route without a filter names none."""
+        if event.name not in self.event_names:
+            return None
+        if self.filter is None:
+            return ()
+        if event.name == RULE_APPLIED:
+            rule = event.rule
+            fits = rule is not None and (self.filter.fits(rule.name) or self.filter.text == rule.id)
+            return (rule.name or rule.id,) if rule and fits else None
+        found = [form for label in labels if (form := self.filter.form(label))]
+        if event.name in MESSAGES and (self.filter.fits(event.service) or self.filter.text.upper() == event.service):
+            found.append(event.service)
+        return tuple(dict.fromkeys(found)) or None
+
+
+def split_lines(text: str) -> Iterator[tuple[int, str]]:
+    """The lines with their numbers, without empty ones and comments. A line ends at a line break or ; that is not in
+    quotes or braces."""
+    number, begin, at = 1, 0, 0
+    while begin < len(text):
+        if at == begin and (comment := _comment_at(text, at)):
+            at = comment.end()  # quotes and braces in it mean nothing
+        found = _next(text, at)
+        if found and found["brace"]:
+            at = _end_of_braces(text, found.start())
+        elif found and found["end"] is None:
+            at = found.end()
+        elif found:
+            line = text[begin : found.start()].strip()
+            if line and not line.startswith("#"):
+                yield number, line
+            number += 1 + line.count("\n")
+            begin = at = found.end()
+
+
+def read_line(line: str, number: int = 0) -> Route:
+    """Reads a line. Raises ValueError with words that follow "line 3" and end with a line that works."""
+    parts = _split(line)
+    if parts is None:
+        place = "must have zendesk, slack or webhook behind ->" if re.search(_ARROW, line) else "has no ->"
+        raise _fault(place, "slack")
+    word, kind = parts["event"].lower(), parts["kind"].lower()
+    if word not in EVENTS:
+        raise _fault(f"must begin with one of {', '.join(WORDS)}", kind)
+    if kind == "zendesk" and set(EVENTS[word]) - {LABEL_APPLIED, RULE_APPLIED}:
+        raise _fault("cannot lead to zendesk, where a ticket is about a post", "message")
+    found = _read_filter(word, as_seen(parts["filter"] or ""))
+    fields = _read_line_fields(kind, parts["fields"])
+    return Route(word, found, kind, _read_target(kind, as_seen(unquoted(as_seen(parts["target"])))), fields, number)
+
+
+def _read_filter(word: str, text: str) -> Filter | None:
+    if not text and RULE_APPLIED in EVENTS[word]:
+        raise _fault("must name a rule: one that matches a hashtag can match thousands of posts an hour", "rule")
+    if not text and LABEL_APPLIED in EVENTS[word]:
+        raise _fault("must name a label", "slack")
+    if text and set(EVENTS[word]) & set(CREDENTIALS):
+        raise _fault(f"has a name behind {word}, which takes none", "disconnected")
+    try:
+        return Filter.read(text) if text else None
+    except ValueError as fault:
+        raise _fault(f"has a name that {fault}", "slack") from None
+
+
+def _read_target(kind: str, text: str) -> str:
+    if kind == "zendesk" and text:
+        raise _fault("has words behind zendesk, which takes only JSON", kind)
+    if kind == "webhook":
+        try:
+            return as_webhook_url(text)
+        except ValueError as fault:
+            raise _fault(f"has an address that {fault}", kind) from None
+    if kind == "slack" and not _is_slack_id(text):
+        text = text.lower()  # as Slack writes its channels; e-mail addresses are the same in small letters
+        if not (_is_channel(text) or _is_email(text)) or len(text) > TARGET_LIMIT:
+            raise _fault("must have a #channel, an id of Slack's or a person's e-mail address behind slack", kind)
+    return text
+
+
+def _read_line_fields(kind: str, text: str | None) -> Mapping[str, Any]:
+    if not text:
+        return {}
+    if kind != "zendesk":
+        raise _fault(f"has {{…}} behind {kind}; only zendesk takes it", "zendesk")
+    try:
+        return read_fields(text if '"' in text else re.sub("[“”„]", '"', text))
+    except ValueError as fault:
+        raise _fault(f"has {{…}} that {fault}", kind) from None
+
+
+def _fault(words: str, example: str) -> ValueError:
+    return ValueError(f"{words}; for example: {EXAMPLES[example]}")
+
+
+def _end_of_braces(text: str, begin: int) -> int:
+    """The place behind the brace that closes the one at `begin`; behind that one itself when none does."""
+    depth = 0
+    for sign in re.compile(r'"(?:[^"\\\n]|\\.)*"|[{}]').finditer(text, begin):
+        depth += (sign[0] == "{") - (sign[0] == "}")
+        if depth == 0:
+            return sign.end()
+    return begin + 1
+
+
+def _host(url: str) -> str:
+    """The host of an address, and its port when it names one."""
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port}" if parts.port else parts.hostname or ""
