@@ -6,11 +6,13 @@ import asyncio
 import os
 import re
 import signal
+import sys
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, cast
 
 import uvicorn
+from httptools import HttpParserCallbackError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn_worker import UvicornWorker
 
@@ -20,7 +22,12 @@ from khoros.asgi import Asgi
 HEAD_LIMIT = 32 * 1024  # bytes
 PIPELINE_LIMIT = 100  # requests that wait on one connection for the answers before theirs
 MOST_CONNECTIONS = 1000
+TOO_LONG = f"the request line and headers, a chunk's size or a trailer have more than {HEAD_LIMIT} bytes"
 _UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:", re.IGNORECASE)
+
+
+class RuleBroken(ValueError):
+    """The request breaks a rule of ours."""
 
 
 class Connection(HttpToolsProtocol):
@@ -70,7 +77,7 @@ class Connection(HttpToolsProtocol):
         self.size += len(data)
         super().data_received(data)
         if self.size > HEAD_LIMIT and not self.refused:
-            self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, TOO_LONG)
         if self.cycle and not (self.refused or self.arriving or self.answer_due):
             self.allow(self.timeout_keep_alive)
 
@@ -83,7 +90,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) == PIPELINE_LIMIT:
-            raise ValueError("too many requests wait")
+            raise RuleBroken(f"more than {PIPELINE_LIMIT} requests wait for their answers")
         super().on_message_begin()
         self.arriving, self.head_size = True, 0
         self.allow(self.whole_within_s)
@@ -99,11 +106,11 @@ class Connection(HttpToolsProtocol):
     def count_head(self, size: int) -> None:
         self.head_size += size
         if self.head_size > HEAD_LIMIT:
-            raise ValueError("the head is too large")  # uvicorn asks for a refusal
+            raise RuleBroken(TOO_LONG)  # uvicorn asks for a refusal
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
-            raise ValueError("another protocol is wanted")
+            raise RuleBroken("another protocol is wanted")
         super().on_headers_complete()
         self.in_head = False
 
@@ -130,15 +137,16 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """What uvicorn does with a request that it cannot parse."""
         too_large = self.head_size > HEAD_LIMIT
-        self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE if too_large else HTTPStatus.BAD_REQUEST)
+        status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE if too_large else HTTPStatus.BAD_REQUEST
+        self.refuse(status, broken_rule(sys.exception()))
 
-    def refuse(self, status: HTTPStatus) -> None:
-        """Says what is wrong with a request, without quoting it, and reads nothing more. While an earlier request has
+    def refuse(self, status: HTTPStatus, rule: str) -> None:
+        """Says which rule a request breaks, without quoting it, and reads nothing more. While an earlier request has
         no answer, that answer is the last one instead."""
-        log.warning("request_refused", status=status.value, reason=status.phrase)
-        self.end(status)
+        log.warning("request_refused", status=status.value, reason=rule)
+        self.end(status, rule)
 
-    def end(self, status: HTTPStatus) -> None:
+    def end(self, status: HTTPStatus, reason: str) -> None:
         """Gives up the request that is arriving, with this answer unless it has one."""
         self.refused = True
         if self.pipeline or (self.in_head and self.answer_due):
@@ -147,7 +155,8 @@ class Connection(HttpToolsProtocol):
             return
         if self.in_head or not self.cycle.response_started:
             head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain\r\nConnection: close\r\n"
-            self.transport.write(f"{head}Content-Length: {len(status.phrase)}\r\n\r\n{status.phrase}".encode())
+            body = f"{status.phrase}: {reason}"
+            self.transport.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii"))
         if not self.in_head:
             self.cycle.disconnected = True  # nobody waits for the rest of its body, or asks for it
             self.cycle.waiting_for_100_continue = False
@@ -159,8 +168,9 @@ class Connection(HttpToolsProtocol):
     def cut(self) -> None:
         """Ends what did not come to its end in time, and a connection that was idle for as long as it may be."""
         if self.arriving and not self.refused and (self.in_head or not self.cycle.response_started):
-            log.warning("request_cut", reason="the request was not whole in time")
-            self.end(HTTPStatus.REQUEST_TIMEOUT)
+            reason = f"the request was not whole in {self.whole_within_s:g} s"
+            log.warning("request_cut", reason=reason)
+            self.end(HTTPStatus.REQUEST_TIMEOUT, reason)
             return
         if self.answer_due and not (self.arriving or self.refused):
             log.warning("request_cut", reason="its answer was not out in time")
@@ -173,6 +183,15 @@ class Connection(HttpToolsProtocol):
         log.warning("connection_dropped", reason="too many connections", of=self.most)
         self.connections.discard(longest)  # at once: the next one too many must not choose it again
         longest.transport.abort()
+
+
+def broken_rule(error: BaseException | None) -> str:
+    """The rule that a request breaks. The parser's own words name one and quote nothing; those of an error in a
+    callback may quote the request."""
+    if isinstance(error, HttpParserCallbackError):
+        ours = isinstance(error.__context__, RuleBroken)
+        return str(error.__context__) if ours else "the request's address cannot be read"
+    return str(error)
 
 
 class Server(uvicorn.Server):

@@ -15,9 +15,9 @@ from a2wsgi import WSGIMiddleware
 from werkzeug.exceptions import RequestEntityTooLarge
 
 import log
+from khoros.body import BODY_LIMIT, unpacked
 from khoros.receive import (
-    BODY_LIMIT,
-    NOTIFICATIONS_PATH,
+    NOTIFICATIONS_PATHS,
     Push,
     Receipt,
     Receiver,
@@ -53,7 +53,7 @@ class Asgi:
             return
         at, headers = time.perf_counter(), dict(scope["headers"])
         name = request_id(headers.get(b"x-request-id", b"").decode("latin-1"))
-        if self._receiver is None or scope["path"] != NOTIFICATIONS_PATH or scope["method"] != "POST":
+        if self._receiver is None or scope["path"] not in NOTIFICATIONS_PATHS or scope["method"] != "POST":
             await self._page(scope, receive, send, name, at)
             return
         proto = headers.get(b"x-forwarded-proto", scope["scheme"].encode()).rpartition(b",")[2].strip()
@@ -90,10 +90,13 @@ class Asgi:
                 if self._uncommitted > UNCOMMITTED_LIMIT:
                     log.error("too_much_at_once", bytes=self._uncommitted, request_id=name)
                     raise Refusal(503, "Service Unavailable", "Too much at once: send it again.", {"Retry-After": "5"})
+            whole = unpacked(bytes(body), headers.get(b"content-encoding", b"").decode("latin-1"))
         except BaseException:
             self._uncommitted -= len(body)
             raise
-        answer = await self._commit(Push(bytes(body), name, at))
+        self._uncommitted += len(whole) - len(body)
+        content_type = headers.get(b"content-type", b"").decode("latin-1")
+        answer = await self._commit(Push(whole, name, at, content_type))
         if isinstance(answer, Refusal):
             raise answer
         return answer

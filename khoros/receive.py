@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 
 from werkzeug.exceptions import HTTPException
 
 import log
-from events import Event, Unreadable, read_subject_id
+from events import Unreadable
 from inbox.database import DatabaseUnavailable
 from inbox.inbox import Inbox
-from inbox.items import NewItem
+from inbox.unrouted import ROWS_LIMIT, Unrouted
+from khoros.reading import Matches, Reading, keep_unreadable, read_body, read_event
 
 NOTIFICATIONS_PATH = "/notifications"
-BODY_LIMIT = 1024 * 1024  # bytes of one notification, and of what is committed together
-LABELS_LIMIT, LABEL_LIMIT = 20, 255  # labels, and characters of each, that are kept with every post
+# An address with one slash too many is a slip of the settings: what comes there is taken.
+NOTIFICATIONS_PATHS = tuple(f"{before}notifications{after}" for before in ("/", "//") for after in ("", "/", "//"))
+COUNTED_UUIDS = 1000  # of events that no route wants: a poll brings the same ones again and again
+NOT_ROUTED = "Khoros sends it and no route wants it: correct ROUTES or SPREDFAST_LABEL_NAME if it belongs somewhere"
+MISDIRECTED = "Khoros' token came here and nothing takes it: set the subscription's address to {address} (POST)"
+POLLING = "Khoros' token came here and nothing takes it, because KHOROS_DELIVERY is poll: set it to push"
 NOT_RUNNING = (
     "Nothing would deliver this: the background work does not run under this server. "
     "Start the relay with: gunicorn 'app:create_app()'"
@@ -40,11 +44,12 @@ SECURE_HEADERS = {
 
 @dataclass(frozen=True)
 class Push:
-    """A notification as it arrived; `at` is time.perf_counter's."""
+    """A notification as it arrived, unpacked; `at` is time.perf_counter's."""
 
     body: bytes
     request_id: str
     at: float
+    content_type: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,37 +85,10 @@ class Refusal(Exception):
         return cls(500, "Internal Server Error", "Something is wrong in the service: see its log.")
 
 
-@dataclass(frozen=True)
-class Reading:
-    """The items of a notification, or the reason why there are none."""
-
-    source: str
-    request_id: str | None
-    event_uuid: str | None = None
-    items: tuple[NewItem, ...] = ()
-    unreadable: str | None = None
-    ignored_because: str | None = None
-    ignored: int = 0
-
-    def log(self, new: Sequence[bool]) -> Receipt:
-        """Logs what became of it, by which of its items are new. A poll that brings nothing new is quiet."""
-        names = {"event_uuid": self.event_uuid, "source": self.source, "request_id": self.request_id}
-        for item in [item for item, is_new in zip(self.items, new, strict=True) if is_new and item.reason]:
-            log.error("parked", reason=item.reason, **names)
-        readable = [is_new for item, is_new in zip(self.items, new, strict=True) if not item.reason]
-        receipt = Receipt(sum(readable), len(readable) - sum(readable), self.ignored)
-        write = log.debug if self.source == "poll" and not receipt.accepted else log.info
-        if self.ignored_because:
-            write("notification_ignored", reason=self.ignored_because, **names)
-        elif readable:
-            write("notification_accepted", accepted=receipt.accepted, duplicates=receipt.duplicates, **names)
-        return receipt
-
-
 class Receiver:
-    """Puts notifications into the inbox, and calls `wake` after each commit that brought something new.
+    """Puts notifications into the inbox. After each commit it calls `wake` with the destinations that got something.
 
-    `names_for` gives the destinations of an event. While `open` is False nothing is accepted, because nothing would
+    `matches` gives the destinations of an event. While `open` is False nothing is accepted, because nothing would
     deliver it.
     """
 
@@ -118,13 +96,16 @@ class Receiver:
         self,
         tokens: Sequence[str],
         company_id: int,
-        names_for: Callable[[Event], Sequence[str]],
+        matches: Matches,
         inbox: Inbox,
-        wake: Callable[[], object],
+        unrouted: Unrouted,
+        wake: Callable[[Collection[str]], object],
         on_receipt: Callable[[Receipt, float], object] = lambda receipt, seconds: None,
     ) -> None:
-        self._tokens, self._company_id, self._names_for = tokens, company_id, names_for
-        self._inbox, self._wake, self._on_receipt = inbox, wake, on_receipt
+        self._tokens, self._company_id, self._matches = tokens, company_id, matches
+        self._inbox, self._unrouted, self._wake, self._on_receipt = inbox, unrouted, wake, on_receipt
+        self._told: set[tuple[str, str]] = set()  # what no route wants, once each
+        self._counted: deque[str | None] = deque(maxlen=COUNTED_UUIDS)
         self.open = False
 
     def admit(self, authorization: str) -> None:
@@ -133,61 +114,74 @@ class Receiver:
             message = "The Authorization header does not hold our bearer token."
             raise Refusal(401, "Unauthorized", message, {"WWW-Authenticate": "Bearer"})
 
+    def note_misdirected(self, authorization: str, address: str, request_id: str) -> None:
+        """Logs a request with our token that came where nothing takes it. `address` does; "" when none does."""
+        if authorised(authorization, self._tokens):
+            reason = MISDIRECTED.format(address=address) if address else POLLING
+            log.warning("notification_misdirected", reason=reason, request_id=request_id)
+
     def receive(self, pushes: Sequence[Push]) -> list[Receipt | Refusal]:
         """Commits these notifications together. Returns the answer to each."""
         if not self.open:
             return [Refusal(503, "Service Unavailable", NOT_RUNNING) for _ in pushes]
-        readings = [self._read_push(push) for push in pushes]
-        good = [reading for reading in readings if isinstance(reading, Reading)]
+        company, matches = self._company_id, self._matches
+        read = [read_body(push.body, push.content_type, company, matches, push.request_id) for push in pushes]
         try:
-            kept: Iterator[Receipt | Refusal] = iter(self._keep(good))
+            kept = iter(self._keep([reading for readings in read for reading in readings]))
+            answers = [_answer(readings, [next(kept) for _ in readings]) for readings in read]
         except Exception as error:
-            kept = iter([Refusal.of(error, reading.request_id or "") for reading in good])
-        answers = [reading if isinstance(reading, Refusal) else _answer(reading, next(kept)) for reading in readings]
+            answers = [
+                Refusal.of(error, push.request_id) if readings else _answer([], [])
+                for push, readings in zip(pushes, read, strict=True)
+            ]
         for push, answer in zip(pushes, answers, strict=True):
             if isinstance(answer, Receipt):
                 self._on_receipt(answer, time.perf_counter() - push.at)
         return answers
 
-    def take(self, raw: object, source: str = "poll", request_id: str | None = None) -> Receipt:
-        """Commits one event that was polled or is a test. Raises Unreadable for one that is kept but needs a person,
-        DatabaseUnavailable when nothing is kept, and RecursionError for one that is nested too deeply to be kept."""
-        reading = self._read(raw, source, request_id)
-        [receipt] = self._keep([reading])
-        if reading.unreadable:
-            raise Unreadable(reading.unreadable)
-        return receipt
-
-    def _read_push(self, push: Push) -> Reading | Refusal:
+    def take(self, raw: object, source: str = "poll", request_id: str | None = None, *, attention: str = "") -> Receipt:
+        """Commits one event that was polled or is a test. What is new of it is parked when `attention` says why a
+        person must look at it first. Raises Unreadable for one that is kept but needs a person, and DatabaseUnavailable
+        when nothing is kept."""
         try:
-            return self._read(json.loads(push.body), "push", push.request_id)
-        except RecursionError:
-            return Refusal(400, "Bad Request", "The body is nested too deeply.")
-        except ValueError:
-            return Refusal(400, "Bad Request", "The body is not JSON.")
-        except Exception as error:  # what is wrong with this one must not cost the others
-            return Refusal.of(error, push.request_id)
-
-    def _read(self, raw: object, source: str, request_id: str | None) -> Reading:
-        try:
-            event = Event.parse(raw)
-            names = self._names_for(event)
-            if names and event.company_id in (None, self._company_id):
-                return Reading(source, request_id, event.uuid, _items(event, names, source, request_id))
+            reading = read_event(raw, self._company_id, self._matches, source, request_id)
         except Unreadable as error:
-            parked = _parked(raw, str(error), source, request_id)
-            return Reading(source, request_id, items=(parked,), unreadable=str(error))
-        reason = "no route wants it" if event.company_id in (None, self._company_id) else "another company's"
-        ignored = max(1, len(event.subjects))
-        return Reading(source, request_id, event.uuid, ignored_because=reason, ignored=ignored)
+            self._keep([keep_unreadable(raw, str(error), source, request_id)])
+            raise
+        if attention:
+            items = (replace(item, reason=item.reason or attention) for item in reading.items)
+            reading = replace(reading, items=tuple(items))
+        [receipt] = self._keep([reading])
+        return receipt
 
     def _keep(self, readings: Sequence[Reading]) -> list[Receipt]:
         """Commits what was read, and logs what became of it. Raises DatabaseUnavailable when nothing is kept."""
-        new = self._inbox.accept([item for reading in readings for item in reading.items])
-        if any(new):
-            self._wake()
+        items = [item for reading in readings for item in reading.items]
+        new = self._inbox.accept(items)
+        woken = {item.destination for item, is_new in zip(items, new, strict=True) if is_new and not item.reason}
+        if woken:
+            self._wake(woken)
         rest = iter(new)
-        return [reading.log([next(rest) for _ in reading.items]) for reading in readings]
+        receipts = [_logged(reading, [next(rest) for _ in reading.items]) for reading in readings]
+        if unrouted := [reading for reading in readings if reading.unrouted]:
+            self._count_unrouted(unrouted)
+        return receipts
+
+    def _count_unrouted(self, readings: Sequence[Reading]) -> None:
+        """Makes visible what no route wants, because it may mean a misspelt route. A failure costs the count only."""
+        words: list[tuple[str, str]] = []
+        for reading in readings:
+            if reading.event_uuid not in self._counted:
+                self._counted.append(reading.event_uuid)
+                words += reading.unrouted
+        for name, word in words:
+            if (name, word) not in self._told and len(self._told) < ROWS_LIMIT:
+                self._told.add((name, word))
+                log.warning("no_route", event_name=name, word=word, reason=NOT_ROUTED)
+        try:
+            self._unrouted.note(words)
+        except DatabaseUnavailable as error:
+            log.warning("not_counted", reason=error)
 
 
 def request_id(given: str) -> str:
@@ -216,31 +210,30 @@ def secure_headers(*, https: bool) -> dict[str, str]:
     return {**SECURE_HEADERS, "Strict-Transport-Security": "max-age=31536000"} if https else SECURE_HEADERS
 
 
-def _items(event: Event, names: Sequence[str], source: str, request_id: str | None) -> tuple[NewItem, ...]:
-    """One item for each subject and destination. A subject without an id is parked beside the others. Raises
-    Unreadable when none has an id."""
-    items, parked = [], []
-    labels = [label[:LABEL_LIMIT] for label in event.labels[:LABELS_LIMIT]]
-    for raw in event.subjects:
-        try:
-            subject_id = read_subject_id(raw)
-        except Unreadable as error:
-            parked.append(_parked(raw, str(error), source, request_id))
-            continue
-        payload = {"labels": labels, "item": raw}
-        items += [NewItem(name, event.uuid, subject_id, payload, source, request_id) for name in names]
-    if not items:
-        raise Unreadable(parked[0].reason or "" if parked else "the notification has no items")
-    return (*items, *parked)
+def _logged(reading: Reading, new: Sequence[bool]) -> Receipt:
+    """Logs what became of it, by which of its items are new. A poll that brings nothing new is quiet."""
+    names = {"event_uuid": reading.event_uuid, "source": reading.source, "request_id": reading.request_id}
+    for item in [item for item, is_new in zip(reading.items, new, strict=True) if is_new and item.reason]:
+        log.error("parked", reason=item.reason, **names)
+    readable = [is_new for item, is_new in zip(reading.items, new, strict=True) if not item.reason]
+    receipt = Receipt(sum(readable), len(readable) - sum(readable), reading.ignored)
+    write = log.debug if reading.source == "poll" and not receipt.accepted else log.info
+    if reading.ignored_because:
+        write("notification_ignored", reason=reading.ignored_because, **names)
+    elif readable:
+        write("notification_accepted", accepted=receipt.accepted, duplicates=receipt.duplicates, **names)
+    return receipt
 
 
-def _answer(reading: Reading, kept: Receipt | Refusal) -> Receipt | Refusal:
-    if reading.unreadable and isinstance(kept, Receipt):
-        return Refusal(422, "Unprocessable Content", f"Kept for a person to look at: {reading.unreadable}.")
-    return kept
-
-
-def _parked(raw: object, reason: str, source: str, request_id: str | None) -> NewItem:
-    """An item that needs a person. It is named by its content, so that the same again is not kept twice."""
-    digest = hashlib.sha256(json.dumps(raw).encode()).hexdigest()
-    return NewItem("", f"unreadable:{digest}", "", {"unreadable": raw}, source, request_id, reason)
+def _answer(readings: Sequence[Reading], receipts: Sequence[Receipt]) -> Receipt | Refusal:
+    """The answer to a notification. When some of it is readable it is accepted: the rest is kept as well, and a sender
+    that repeats the whole gains nothing."""
+    if not readings:
+        return Refusal(400, "Bad Request", "The body is empty.")
+    if all(reading.unreadable for reading in readings):
+        reason = f"Kept for a person to look at: {readings[0].unreadable}."
+        return Refusal(422, "Unprocessable Content", reason)
+    if len(receipts) == 1:
+        return receipts[0]
+    counts = ((receipt.accepted, receipt.duplicates, receipt.ignored) for receipt in receipts)
+    return Receipt(*map(sum, zip(*counts, strict=True)))

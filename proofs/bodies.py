@@ -1,16 +1,22 @@
 """Bodies for the fuzz: JSON of every kind, Khoros' published examples with changed parts, and broken bytes.
 
+They are sent as they are, packed, in other charsets, or with something around them.
+
 A seed and a number always give the same body.
 """
 
 from __future__ import annotations
 
 import copy
+import gzip
 import json
+import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
+from urllib.parse import quote_plus
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -58,6 +64,14 @@ _TOKENS = (
 )
 
 
+@dataclass(frozen=True)
+class Sent:
+    """A body, and what its headers say about it."""
+
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
 class Bodies:
     """Body number 0, 1, 2 … of a run with this seed. Hypothesis draws the first ones; the rest are these with changed
     bytes or values. `EVENT` and `POST` in them become the body's number, so that most are new to the relay."""
@@ -66,13 +80,17 @@ class Bodies:
         self._seed = seed_
         self._drawn = drawn(min(max(1, count // 10), DRAWN_AT_MOST), seed_)
 
-    def __getitem__(self, number: int) -> bytes:
+    def __getitem__(self, number: int) -> Sent:
         rounds, index = divmod(number, len(self._drawn))
         body = self._drawn[index]
+        random = Random(f"{self._seed}:{number}")  # noqa: S311 - to be repeated, not to be secret
         if rounds:
-            random = Random(f"{self._seed}:{number}")  # noqa: S311 - to be repeated, not to be secret
-            body = changed(body, random) if random.random() < 0.4 else self._spliced(body, random)
-        return body.replace(b"EVENT", b"%d-%d" % (self._seed, number)).replace(b"POST", b"%d" % number)
+            body = changed(body, random) if random.random() < 0.3 else self._spliced(body, random)
+        if random.random() < 0.1:
+            several = [body, *random.choices(self._drawn, k=random.choice([1, 1, 5]))]
+            body = random.choice([b"\n".join(several), b"[" + b",".join(several) + b"]"])
+        body = body.replace(b"EVENT", b"%d-%d" % (self._seed, number)).replace(b"POST", b"%d" % number)
+        return random.choice(_FORMS)(body, random) if random.random() < 0.5 else Sent(body)
 
     def _spliced(self, body: bytes, random: Random) -> bytes:
         """The body with values of another one at some places, when both are JSON."""
@@ -176,3 +194,54 @@ def _truncate(body: bytes, random: Random) -> bytes:
 
 
 _CHANGES: Sequence[Callable[[bytes, Random], bytes]] = (_flip, _flip, _cut, _double, _move, _insert, _insert, _truncate)
+
+
+# Forms in which a sender may put a body
+
+
+def _packed(body: bytes, random: Random) -> Sent:
+    """Packed once or more often, declared right or wrong, and now and then damaged."""
+    names = random.choice([["gzip"], ["deflate"], ["raw"], ["deflate", "gzip"], ["gzip", "raw"], ["gzip"] * 5, []])
+    for name in names:
+        packer = zlib.compressobj(wbits={"gzip": 31, "deflate": 15, "raw": -15}[name])
+        body = packer.compress(body) + packer.flush()
+    declared = ", ".join(names).replace("raw", "deflate")
+    if random.random() < 0.2:
+        declared = random.choice(["gzip", "deflate", "identity", "br", "gzip, gzip", "x" * 200, ""])
+    if random.random() < 0.2:
+        body = changed(body, random)
+    return Sent(body, {"Content-Encoding": declared})
+
+
+def _bomb(body: bytes, random: Random) -> Sent:
+    packed = gzip.compress(body.ljust(random.choice([2**20, 2**20 + 1, 2**24])), mtime=0)  # the time would differ
+    return Sent(packed, {"Content-Encoding": "gzip"})
+
+
+def _in_a_charset(body: bytes, random: Random) -> Sent:
+    charset = random.choice(
+        ["utf-8-sig", "utf-16", "utf-16-le", "utf-32-be", "latin-1", "cp1252", "shift_jis", "utf-7"]
+    )
+    declared = random.choice([charset, charset, charset, "utf-8", "x-none", "idna", "zlib", "punycode", ""])
+    text = body.decode("utf-8", "replace").encode(charset, "replace")
+    return Sent(text, {"Content-Type": f"application/json; charset={declared}"})
+
+
+def _as_a_form(body: bytes, random: Random) -> Sent:
+    data = random.choice([quote_plus(body).encode(), body])
+    return Sent(b"data=" + data, {"Content-Type": "application/x-www-form-urlencoded"})
+
+
+def _with_raw_characters(body: bytes, random: Random) -> Sent:
+    return Sent(body.replace(b" ", random.choice([b"\n", b"\t", b"\x01", b"\x7f", b"\xff", b"\xa0"])))
+
+
+def _with_something_around_it(body: bytes, random: Random) -> Sent:
+    around = [b"\0", b"\0" * 2000, b"}", b"\xef\xbb\xbf", b"--b--\r\n", b";", b"callback(", b")", b'{"a":', b"\xff"]
+    return Sent(random.choice([b"", b"", random.choice(around)]) + body + random.choice(around))
+
+
+_FORMS: Sequence[Callable[[bytes, Random], Sent]] = (
+    *(_packed, _packed, _packed, _packed, _in_a_charset, _in_a_charset),
+    *(_as_a_form, _with_raw_characters, _with_something_around_it, _bomb),
+)

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from proofs.bodies import Bodies
+from proofs.bodies import Bodies, Sent
 from proofs.fuzz import Findings, judge, run, world
 from proofs.nonsense import nonsense
 from proofs.token_timing import LENGTH, LIMIT, measure
@@ -18,7 +18,7 @@ TOKEN = "0123456789abcdef" * 4
 def test_a_few_hundred_odd_bodies_break_nothing() -> None:
     findings = run(bodies=400, seed=5)
     assert findings.problems == []
-    assert findings.answers[202] > 50 and findings.answers[400] > 50 and findings.answers[422] > 50
+    assert findings.answers[202] > 50 and findings.answers[422] > 50 and findings.answers[413] > 1
     assert sum(findings.raw_answers.values()) > 10 and findings.accepted > 50
 
 
@@ -32,8 +32,11 @@ def test_the_same_seed_sends_the_same_again() -> None:
 def test_the_fuzz_finds_what_is_wrong() -> None:
     findings = Findings()
     body = b'{"eventName": "stream-item-label-applied", "eventUuid": "e", "data": {"items": [{"entityId": "t:1"}]}}'
-    findings.answered(1, body, 202, b'{"accepted": 1}')  # a false yes: nothing was sent
-    findings.answered(2, body, 500, b"")
+    findings.answered(1, Sent(body), 202, b'{"accepted": 1}')  # a false yes: nothing was sent
+    findings.answered(2, Sent(body), 500, b"")
+    findings.answered(3, Sent(b"{"), 400, b"")  # thrown away
+    findings.answered(4, Sent(b" "), 422, b"")
+    findings.answered(5, Sent(body.ljust(2_000_000)), 202, b'{"accepted": 0}')
     findings.answered_raw(3, [502])
     with world() as it:
         it.relay.output.append('at=error event=request_broken error="KeyError at app.py:1"')
@@ -41,7 +44,9 @@ def test_the_fuzz_finds_what_is_wrong() -> None:
         findings.good_s, findings.rss = [9.0], [0, 10**9]
         judge(it, findings)
     text = "\n".join(findings.problems)
-    for what in ("answered 500", "answered [502]", "1 accepted rows are not", "1 were acknowledged as new, 0", "9.0 s"):
+    for what in ("answered 500", "answered [502]", "2 accepted rows are not", "1 were acknowledged as new, 0", "9.0 s"):
+        assert what in text
+    for what in ("answered 400, not 422", "answered 422, not 400", "answered 202, not 413"):
         assert what in text
     for what in ("grew by 953 MiB", "in the log: at=error event=request_broken", "in the log: at=info event=x"):
         assert what in text

@@ -39,23 +39,30 @@ LAST = GET[:-2] + b"Connection: close\r\n\r\n"
 READ = b"POST /read HTTP/1.1\r\nHost: relay\r\n"
 EARLY = b"POST /early HTTP/1.1\r\nHost: relay\r\n"
 CHUNKED = READ + b"Transfer-Encoding: chunked\r\n\r\n"
-SENSELESS = {
-    "line feeds alone": b"GET / HTTP/1.1\nHost: relay\n\n",
-    "no request at all": b"NONSENSE\r\n\r\n",
-    "the beginning of TLS": b"\x16\x03\x01\x02\x00\x01\x00",
-    "another protocol's preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "a tunnel": b"CONNECT relay:443 HTTP/1.1\r\nHost: relay\r\n\r\n",
-    "two lengths": READ + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\n",
-    "a length and chunks": READ + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "a length of 5,000 digits": READ + b"Content-Length: " + b"1" * 5_000 + b"\r\n\r\n",
-    "a length in words": READ + b"Content-Length: five\r\n\r\n",
-    "a length with a sign": READ + b"Content-Length: +5\r\n\r\nabcde",
-    "a coding nobody knows": READ + b"Transfer-Encoding: rot13\r\n\r\n",
-    "a chunk without a size": CHUNKED + b"xyz\r\n",
-    "a chunk longer than it says": CHUNKED + b"1\r\nabc\r\n0\r\n\r\n",
-    "a zero byte in a chunk's extension": CHUNKED + b"1;\x00\r\na\r\n0\r\n\r\n",
-    "a blank before a colon": b"GET / HTTP/1.1\r\nHost : relay\r\n\r\n",
-    "a folded header": b"GET / HTTP/1.1\r\nHost: relay\r\nX: a\r\n b\r\n\r\n",
+NO_METHOD, NO_ADDRESS = "Invalid method encountered", "the request's address cannot be read"
+SENSELESS = {  # and a word of the rule that is broken
+    "line feeds alone": (b"GET / HTTP/1.1\nHost: relay\n\n", "Expected CRLF"),
+    "no request at all": (b"NONSENSE\r\n\r\n", NO_METHOD),
+    "the beginning of TLS": (b"\x16\x03\x01\x02\x00\x01\x00", NO_METHOD),
+    "another protocol's preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "Upgrade"),
+    "a tunnel": (b"CONNECT relay:443 HTTP/1.1\r\nHost: relay\r\n\r\n", "another protocol"),
+    "no slash": (b"GET notifications HTTP/1.1\r\nHost: relay\r\n\r\n", "url"),
+    "an address without a path": (b"GET http://relay HTTP/1.1\r\nHost: relay\r\n\r\n", NO_ADDRESS),
+    "a byte that no address has": (b"GET /n\xff HTTP/1.1\r\nHost: relay\r\n\r\n", "url"),
+    "two lengths": (READ + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\n", "Duplicate Content-Length"),
+    "a length and chunks": (
+        READ + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding can't be present with Content-Length",
+    ),
+    "a length of 5,000 digits": (READ + b"Content-Length: " + b"1" * 5_000 + b"\r\n\r\n", "Content-Length overflow"),
+    "a length in words": (READ + b"Content-Length: five\r\n\r\n", "Content-Length"),
+    "a length with a sign": (READ + b"Content-Length: +5\r\n\r\nabcde", "Content-Length"),
+    "a coding nobody knows": (READ + b"Transfer-Encoding: rot13\r\n\r\n", "Transfer-Encoding"),
+    "a chunk without a size": (CHUNKED + b"xyz\r\n", "chunk size"),
+    "a chunk longer than it says": (CHUNKED + b"1\r\nabc\r\n0\r\n\r\n", "chunk data"),
+    "a zero byte in a chunk's extension": (CHUNKED + b"1;\x00\r\na\r\n0\r\n\r\n", "chunk extensions"),
+    "a blank before a colon": (b"GET / HTTP/1.1\r\nHost : relay\r\n\r\n", "header token"),
+    "a folded header": (b"GET / HTTP/1.1\r\nHost: relay\r\nX: a\r\n b\r\n\r\n", "header value"),
 }
 ENDLESS = {
     "a head of one long line": b"GET / HTTP/1.1\r\nX-Long: " + b"x" * HEAD_LIMIT,
@@ -196,13 +203,15 @@ def statuses(data: bytes) -> bytes:
 # What makes no sense or has no end
 
 
-@pytest.mark.parametrize("data", SENSELESS.values(), ids=SENSELESS.keys())
-def test_what_makes_no_sense_is_refused_and_not_quoted(
-    data: bytes, served: Served, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("data", "rule"), SENSELESS.values(), ids=SENSELESS.keys())
+def test_what_makes_no_sense_is_refused_with_the_rule_that_it_breaks_and_not_quoted(
+    data: bytes, rule: str, served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
-    head, _, body = answer(served, data).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n") and body == b"Bad Request"
-    assert fields_of(caplog, "request_refused") == {"level": 30, "status": 400, "reason": "Bad Request"}
+    head, _, body = answer(served, data).decode().partition("\r\n\r\n")
+    line = fields_of(caplog, "request_refused")
+    assert (line["level"], line["status"]) == (30, 400) and rule in line["reason"]
+    assert head.startswith("HTTP/1.1 400 Bad Request\r\n") and body == f"Bad Request: {line['reason']}"
+    assert not any(word in body for word in ("five", "rot13", "xyz", "NONSENSE", "notifications", "http://"))
 
 
 @pytest.mark.parametrize("data", ENDLESS.values(), ids=ENDLESS.keys())
@@ -211,7 +220,8 @@ def test_what_has_no_end_is_refused(data: bytes, served: Served, caplog: pytest.
         with suppress(ConnectionError):  # it may be hung up on before all is sent
             sock.sendall(data)
         assert sock.recv(12) == b"HTTP/1.1 431"
-    assert fields_of(caplog, "request_refused")["status"] == 431
+    line = fields_of(caplog, "request_refused")
+    assert line["status"] == 431 and f"{HEAD_LIMIT} bytes" in line["reason"]
 
 
 def test_a_head_may_be_long_and_come_in_parts(served: Served) -> None:
@@ -551,6 +561,16 @@ def post(event: str, length: int | None = None) -> bytes:
     size = len(body) if length is None else length
     token = f"Authorization: Bearer {TOKEN}"
     return f"POST /notifications HTTP/1.1\r\nHost: r\r\n{token}\r\nContent-Length: {size}\r\n\r\n".encode() + body
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/notifications/", "//notifications", "http://relay/notifications", "http://relay:80/notifications/?x=1"],
+)
+def test_a_slash_too_many_and_a_whole_address_are_taken(target: str, relay: Relay) -> None:
+    with connect(relay) as sock:
+        sock.sendall(post(f"at {target}").replace(b"/notifications", target.encode(), 1))
+        assert sock.recv(12) == b"HTTP/1.1 202"
 
 
 def test_a_notification_is_accepted_and_a_body_over_the_limit_gets_its_answer(relay: Relay) -> None:

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from conftest import TOKEN, events, fields_of, names_for_zendesk, notification, relay_of, rows, sqlite_unless_asked
+from conftest import (
+    NOWHERE,
+    TEXT,
+    TOKEN,
+    events,
+    fields_of,
+    matches_zendesk,
+    new_settings,
+    notification,
+    relay_of,
+    rows,
+    sqlite_unless_asked,
+)
 from flask import Flask
 from flask.testing import FlaskClient
 
@@ -20,8 +33,10 @@ import khoros.asgi
 from inbox.database import Database, DatabaseUnavailable
 from inbox.inbox import Inbox
 from inbox.items import NewItem
+from inbox.unrouted import Unrouted
 from khoros.asgi import IN_ONE_COMMIT, Asgi
-from khoros.receive import BODY_LIMIT, SECURE_HEADERS, Receiver
+from khoros.body import BODY_LIMIT
+from khoros.receive import NOTIFICATIONS_PATHS, SECURE_HEADERS, Receiver
 
 pytestmark = pytest.mark.usefixtures("clean_log")
 T = TypeVar("T")
@@ -60,8 +75,8 @@ def inbox(database: Database) -> Iterator[Watched]:
 
 
 @pytest.fixture
-def receiver(inbox: Watched) -> Receiver:
-    receiver = Receiver((TOKEN,), 123, names_for_zendesk, inbox, lambda: None)
+def receiver(inbox: Watched, database: Database) -> Receiver:
+    receiver = Receiver((TOKEN,), 123, matches_zendesk, inbox, Unrouted(database), lambda names: None)
     receiver.open = True
     return receiver
 
@@ -173,8 +188,8 @@ def test_each_gets_its_own_answer_and_none_pays_for_anothers_mistake(asgi: Asgi,
         "new": (Sender(notification("e1", "p:1", "p:2")), 202, {"accepted": 2, "duplicates": 0, "ignored": 0}),
         "the same": (Sender(notification("e1", "p:2", "p:3")), 202, {"accepted": 1, "duplicates": 1, "ignored": 0}),
         "ignored": (Sender(notification(companyId=9)), 202, {"accepted": 0, "duplicates": 0, "ignored": 1}),
-        "no JSON": (Sender(b"{"), 400, None),
-        "nested": (Sender(b'{"a":' * 90_000), 400, None),
+        "no JSON": (Sender(b"{"), 422, None),
+        "nested": (Sender(b'{"a":' * 90_000), 422, None),
         "nothing": (Sender(b""), 400, None),
         "another token": (Sender(notification("e3"), token="wrong"), 401, None),
         "too large": (Sender(b" " * (1024 * 1024 + 1), pieces=20), 413, None),
@@ -212,9 +227,9 @@ def test_when_nothing_can_be_stored_all_are_asked_to_send_it_again(
 ) -> None:
     inbox.error = DatabaseUnavailable("the disk is full")
     senders = several(3)
-    assert ask(asgi, *senders, Sender(b"{")) == [503, 503, 503, 400]
+    assert ask(asgi, *senders, Sender(b"{"), Sender(b"")) == [503, 503, 503, 503, 400]
     assert senders[0].headers["retry-after"] == "5"
-    assert events(caplog, "database_unavailable", "notification_accepted") == ["database_unavailable"] * 3
+    assert events(caplog, "database_unavailable", "notification_accepted") == ["database_unavailable"] * 4
     inbox.error = None
     assert ask(asgi, *several(3)) == [202] * 3
     assert len(rows(database)) == 3
@@ -284,6 +299,28 @@ def test_more_than_fits_into_the_memory_is_to_be_sent_again(
     assert {sender.headers.get("retry-after") for sender in senders} == {"5", None}
     assert events(caplog, "too_much_at_once") == ["too_much_at_once"] * 2
     assert ask(asgi, *(Sender(body) for _ in range(3))) == [202] * 3
+
+
+def test_what_is_unpacked_counts_with_its_whole_size_until_it_is_committed(
+    asgi: Asgi, inbox: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = json.dumps(notification("e1")).encode().ljust(BODY_LIMIT // 2)
+    packed, gzipped = gzip.compress(body), {"content-encoding": "gzip"}
+    monkeypatch.setattr(khoros.asgi, "UNCOMMITTED_LIMIT", len(body) + len(packed) // 2)
+    second = Sender(packed, headers=gzipped)
+
+    async def held_up() -> None:
+        inbox.go_on.clear()
+        first = asyncio.create_task(Sender(packed, headers=gzipped).ask(asgi))
+        await turn(inbox.begun)
+        await second.ask(asgi)
+        inbox.go_on.set()
+        await first
+
+    in_a_loop(held_up())
+    assert second.status == 503
+    for _ in range(3):
+        assert ask(asgi, Sender(packed, headers=gzipped)) == [202]
 
 
 def test_what_waits_for_its_commit_counts_also_when_its_sender_has_hung_up(
@@ -381,26 +418,99 @@ def test_without_a_receiver_the_pages_get_everything() -> None:
     assert ask(Asgi(pages, None), Sender(notification())) == [200]
 
 
+# Under gunicorn and by Flask itself
+
+GOOD = json.dumps(notification()).encode()
+GZIP = {"content-encoding": "gzip"}
+
+
 @pytest.mark.parametrize(
-    ("body", "token", "status"),
+    ("body", "changes", "status"),
     [
-        (notification(), TOKEN, 202),
-        (notification(), "wrong", 401),
-        (b"{", TOKEN, 400),
-        ({"eventName": 1}, TOKEN, 422),
-        (b" " * (1024 * 1024 + 1), TOKEN, 413),
+        (GOOD, {}, 202),
+        (GOOD, {"token": "wrong"}, 401),
+        (b"", {}, 400),
+        (b"{", {}, 422),
+        (b'{"eventName": 1}', {}, 422),
+        (b" " * (BODY_LIMIT + 1), {}, 413),
+        (gzip.compress(GOOD), {"headers": GZIP}, 202),
+        (gzip.compress(b" " * (BODY_LIMIT + 1)), {"headers": GZIP}, 413),
+        (gzip.compress(GOOD)[:-20], {"headers": GZIP}, 422),
+        (GOOD.decode().encode("utf-16"), {"headers": {"content-type": "application/json; charset=utf-16"}}, 202),
+        (GOOD.replace(b"My", b"M\xff"), {}, 202),
+        (GOOD.replace(b"Jo C", b"J\xf6 C"), {"headers": {"content-type": "text/json; charset=latin1"}}, 202),
+        (GOOD + b"\0", {}, 202),
+        (b"[" + GOOD + b"," + GOOD + b"]", {}, 202),
+        *((GOOD, {"path": path}, 202) for path in NOTIFICATIONS_PATHS),
     ],
 )
 def test_flask_by_itself_answers_in_the_same_words(
-    body: Any, token: str, status: int, app: Flask, client: FlaskClient, caplog: pytest.LogCaptureFixture
+    body: bytes, changes: dict[str, Any], status: int, app: Flask, client: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sender = Sender(body, token=token)
+    sender = Sender(body, **changes)
     assert ask(Asgi(app, relay_of(app).receiver), sender) == [status]
     lines = [name for name in events(caplog) if name != "parked"]
     caplog.clear()
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    answer = client.post("/notifications", data=data, headers={"Authorization": f"Bearer {token}"})
+    headers = {name.decode(): value.decode() for name, value in sender.scope["headers"]}
+    answer = client.post("/", data=body, headers=headers, environ_overrides={"PATH_INFO": sender.scope["path"]})
     assert (answer.status_code, answer.get_json().keys()) == (status, sender.answer.keys())
     assert [name for name in events(caplog) if name != "parked"] == lines
     headers = {name.lower(): value for name, value in answer.headers.items()}
     assert headers.pop("content-length") and sender.headers.items() >= headers.items()
+
+
+def test_an_event_that_is_packed_and_in_another_charset_is_kept_as_it_was_meant(app: Flask) -> None:
+    body = json.dumps(notification("e1"), ensure_ascii=False).replace("never", "nëver").encode("cp1252")
+    headers = {**GZIP, "content-type": "application/json; charset=windows-1252"}
+    assert ask(Asgi(app, relay_of(app).receiver), Sender(gzip.compress(body), headers=headers)) == [202]
+    [record] = relay_of(app).records.latest(None, 9)
+    kept = relay_of(app).records.payload(record.id)
+    assert kept and kept["item"]["text"] == TEXT.replace("never", "nëver")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/", 405),
+        ("POST", "/createTicket", 404),
+        ("PUT", "/notifications", 405),
+        ("GET", "/notifications/", 405),
+    ],
+)
+def test_what_comes_to_another_address_with_our_token_has_a_line_with_the_right_one(
+    method: str, path: str, status: int, app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    asgi = Asgi(app, relay_of(app).receiver)
+    assert ask(asgi, Sender(notification(), method=method, path=path)) == [status]
+    line = fields_of(caplog, "notification_misdirected")
+    assert line["level"] == logging.WARNING and f"{NOWHERE}/notifications" in line["reason"]
+    assert line["request_id"] == "r-1" and events(caplog, "notification_refused") == []
+    caplog.clear()
+    assert ask(asgi, Sender(notification(), method=method, path=path, token="wrong")) == [status]
+    assert events(caplog) == ["request"]
+
+
+def test_without_a_known_address_the_one_that_was_asked_is_named(
+    new_app: Callable[[Any], Flask], caplog: pytest.LogCaptureFixture
+) -> None:
+    app = new_app(new_settings(public_url="", database_url="sqlite://"))
+    headers = {"host": "relay.example", "x-forwarded-proto": "https"}
+    assert ask(Asgi(app, relay_of(app).receiver), Sender(notification(), path="/webhook", headers=headers)) == [404]
+    assert "https://relay.example/notifications" in fields_of(caplog, "notification_misdirected")["reason"]
+
+
+def test_a_push_to_a_service_that_polls_has_a_line_that_says_so(
+    new_app: Callable[[Any], Flask], caplog: pytest.LogCaptureFixture
+) -> None:
+    app = new_app(new_settings(polling=True, database_url="sqlite://"))
+    assert ask(Asgi(app, None), Sender(notification())) == [404]
+    assert "KHOROS_DELIVERY" in fields_of(caplog, "notification_misdirected")["reason"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+def test_a_probe_of_the_address_is_no_refused_notification(
+    method: str, app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    sender = Sender(b"", method=method, headers={"authorization": ""})
+    ask(Asgi(app, relay_of(app).receiver), sender)
+    assert events(caplog) == ["request"]

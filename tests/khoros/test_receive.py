@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ from events import Event, Unreadable
 from inbox.database import Database, DatabaseUnavailable
 from inbox.inbox import Inbox
 from inbox.items import NewItem
+from inbox.records import Records
+from inbox.unrouted import ROWS_LIMIT, Unrouted
 from khoros.receive import (
+    NOT_ROUTED,
     Push,
     Receipt,
     Receiver,
@@ -44,11 +47,14 @@ class Calls:
 
     def __init__(self) -> None:
         self.names: dict[str, tuple[str, ...]] = {"stream-item-label-applied": ("zendesk",)}
-        self.woken: list[int] = []
+        self.woken: list[set[str]] = []
         self.receipts: list[Receipt] = []
 
-    def names_for(self, event: Event) -> tuple[str, ...]:
-        return self.names.get(event.name, ())
+    def matches(self, event: Event) -> dict[str, tuple[str, ...]]:
+        return {name: event.labels[:1] for name in self.names.get(event.name, ())}
+
+    def wake(self, names: Collection[str]) -> None:
+        self.woken.append(set(names))
 
     def on_receipt(self, receipt: Receipt, seconds: float) -> None:
         assert seconds > 0
@@ -61,12 +67,20 @@ def calls() -> Calls:
 
 
 @pytest.fixture
-def receiver(calls: Calls, inbox: Inbox) -> Receiver:
-    receiver = Receiver(
-        (TOKEN, OLD_TOKEN), 123, calls.names_for, inbox, lambda: calls.woken.append(1), calls.on_receipt
-    )
+def unrouted(database: Database) -> Unrouted:
+    return Unrouted(database)
+
+
+def new_receiver(calls: Calls, inbox: Inbox, unrouted: Unrouted) -> Receiver:
+    """An open receiver."""
+    receiver = Receiver((TOKEN, OLD_TOKEN), 123, calls.matches, inbox, unrouted, calls.wake, calls.on_receipt)
     receiver.open = True
     return receiver
+
+
+@pytest.fixture
+def receiver(calls: Calls, inbox: Inbox, unrouted: Unrouted) -> Receiver:
+    return new_receiver(calls, inbox, unrouted)
 
 
 @pytest.fixture(params=["push", "poll"])
@@ -74,8 +88,8 @@ def source(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def push(body: Any, name: str = "r-1") -> Push:
-    return Push(body if isinstance(body, bytes) else json.dumps(body).encode(), name, 0.0)
+def push(body: Any, content_type: str = "") -> Push:
+    return Push(body if isinstance(body, bytes) else json.dumps(body).encode(), "r-1", 0.0, content_type)
 
 
 def payloads(inbox: Inbox) -> list[Any]:
@@ -111,20 +125,15 @@ def test_an_event_that_goes_to_two_destinations_becomes_an_item_for_each(
 
 
 @SQLITE
-def test_endless_labels_are_not_kept_with_every_post(receiver: Receiver, inbox: Inbox) -> None:
-    labels = ["CreateCase", "x" * 10_000, *(f"label-{n}" for n in range(10_000))]
-    receiver.take(notification("e1", "p:1", "p:2", labels=labels))
-    expected = ["CreateCase", "x" * 255, *(f"label-{n}" for n in range(18))]
-    assert [payload["labels"] for payload in payloads(inbox)] == [expected] * 2
-
-
-@SQLITE
 def test_an_item_has_the_labels_and_the_whole_post_and_where_it_came_from(
     receiver: Receiver, inbox: Inbox, source: str
 ) -> None:
     receiver.take(notification("e1", "p:1", labels=["CreateCase", "vip"]), source, "r-1")
     [item] = inbox.claim("zendesk", 8, 60, compose).items
-    assert item.payload == {"labels": ["CreateCase", "vip"], "item": new_post("p:1")}
+    assert item.payload == {
+        **{"event": "stream-item-label-applied", "at": "Wed Apr 12 09:01:11 CDT 2017", "rule": None},
+        **{"labels": ["CreateCase", "vip"], "matched": ["CreateCase"], "item": new_post("p:1")},
+    }
     assert (item.source, item.request_id) == (source, "r-1")
 
 
@@ -146,11 +155,26 @@ def test_the_same_post_twice_in_one_notification_is_kept_once(receiver: Receiver
 
 
 @SQLITE
-def test_the_delivery_is_woken_after_each_commit_that_brought_something_new(receiver: Receiver, calls: Calls) -> None:
+def test_each_commit_wakes_exactly_the_destinations_that_got_something_new(receiver: Receiver, calls: Calls) -> None:
+    calls.names["rule-applied"] = ("slack:#crisis", "zendesk")
     receiver.take(notification("e1", "p:1", "p:2"))
-    receiver.receive([push(notification("e2")), push(notification("e2")), push(notification("e3"))])
+    receiver.receive([push(notification("e2", eventName="rule-applied")), push(notification("e2")), push(b"?")])
     receiver.take(notification("e1", "p:1", "p:2"), "poll")
-    assert calls.woken == [1, 1]
+    with pytest.raises(Unreadable):
+        receiver.take({})
+    assert calls.woken == [{"zendesk"}, {"slack:#crisis", "zendesk"}]
+
+
+@SQLITE
+def test_what_a_person_must_look_at_is_parked_where_it_belongs_unless_it_is_known(
+    receiver: Receiver, database: Database, calls: Calls, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver.take(notification("e1", "p:1"), "push")
+    receiver.take(notification("e1", "p:1"), "poll", attention="when is not known")
+    assert receiver.take(notification("e1", "p:2"), "poll", attention="when is not known") == Receipt()
+    assert rows(database) == [("e1", "p:1", "pending", None), ("e1", "p:2", "parked", "when is not known")]
+    assert calls.woken == [{"zendesk"}] and fields_of(caplog, "parked")["event_uuid"] == "e1"
+    assert receiver.take(notification("e1", "p:2"), "push") == Receipt(duplicates=1)
 
 
 # What is ignored
@@ -178,7 +202,147 @@ def test_what_nobody_wants_is_counted_and_not_kept_even_when_its_items_are_unrea
     }
 
 
+# What no route wants
+
+LABELLED, RULED = "stream-item-label-applied", "rule-applied"
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"labels": ["Creaet Case", "vip"]}, "vip"),
+        ({"labels": []}, "no label"),
+        (
+            {"eventName": RULED, "data": {"ruleMatched": {"ruleId": "7", "ruleName": "Recall"}, "labels": ["x"]}},
+            "Recall",
+        ),
+        ({"eventName": RULED, "data": {"ruleMatched": {"ruleId": "7"}}}, "7"),
+        ({"eventName": "message-published", "data": {"id": "1", "service": "FACEBOOK"}}, "FACEBOOK"),
+        ({"eventName": "something-new", "data": {}}, "no label"),
+    ],
+)
+def test_what_no_route_wants_is_counted_by_what_a_route_could_name(
+    changes: dict[str, Any], word: str, receiver: Receiver, calls: Calls, unrouted: Unrouted, database: Database
+) -> None:
+    calls.names.clear()
+    bodies = [notification(f"e{n}", **changes) for n in range(3)]
+    assert answers(receiver, *bodies) == [Receipt(ignored=1)] * 3
+    assert (bodies[0]["eventName"], word, 3) in [(one.event_name, one.word, one.count) for one in unrouted.recent()]
+    assert rows(database) == [] and calls.woken == []
+
+
+@SQLITE
+def test_each_word_that_no_route_wants_is_logged_once_and_so_are_not_too_many(
+    receiver: Receiver, calls: Calls, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls.names.clear()
+    for n in range(3):
+        answers(receiver, notification(f"e{n}", labels=["Creaet Case"]))
+    assert fields_of(caplog, "no_route") == {
+        **{"level": logging.WARNING, "event_name": LABELLED, "word": "Creaet Case", "reason": NOT_ROUTED},
+    }
+    assert "ROUTES" in NOT_ROUTED and "SPREDFAST_LABEL_NAME" in NOT_ROUTED
+    for n in range(2 * ROWS_LIMIT):
+        answers(receiver, notification(f"f{n}", labels=[f"label {n}"]))
+    assert len(events(caplog, "no_route")) == ROWS_LIMIT
+
+
+@SQLITE
+def test_another_companys_event_and_a_wanted_one_are_not_counted(receiver: Receiver, unrouted: Unrouted) -> None:
+    answers(receiver, notification("e1", companyId=9, eventName="else"), notification("e2"))
+    assert unrouted.recent() == []
+
+
+@SQLITE
+def test_an_event_that_every_poll_lists_again_is_counted_once(
+    receiver: Receiver, calls: Calls, unrouted: Unrouted
+) -> None:
+    calls.names.clear()
+    for source in ("push", "poll", "poll"):
+        receiver.take(notification("e1"), source)
+    assert [one.count for one in unrouted.recent()] == [1]
+
+
+class Uncountable(Unrouted):
+    def note(self, words: Iterable[tuple[str, str]]) -> None:
+        raise DatabaseUnavailable("busy")
+
+
+@SQLITE
+def test_a_count_that_fails_costs_nobody_an_answer(
+    calls: Calls, inbox: Inbox, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver = new_receiver(calls, inbox, Uncountable(database))
+    assert answers(receiver, notification("e1"), notification("e2", eventName="else")) == [
+        *(Receipt(accepted=1), Receipt(ignored=1))
+    ]
+    assert fields_of(caplog, "not_counted")["reason"].args == ("busy",)
+
+
+# Several in one body
+
+
+@SQLITE
+@pytest.mark.parametrize(
+    "form", [json.dumps, lambda bodies: "\n".join(map(json.dumps, bodies))], ids=["array", "lines"]
+)
+def test_several_notifications_in_one_body_are_read_one_by_one(
+    form: Callable[[Any], str], receiver: Receiver, database: Database, inbox: Inbox
+) -> None:
+    bodies = [notification("e1"), notification("e2", companyId=9), {"eventName": "x"}, notification("e3", "p:1", "p:2")]
+    data = form(bodies).encode()
+    assert answers(receiver, data) == [Receipt(accepted=3, ignored=1)]
+    assert answers(receiver, data) == [Receipt(duplicates=3, ignored=1)]
+    assert sorted((row[0][:10], row[2], row[3]) for row in rows(database)) == [
+        *(("e1", "pending", None), ("e3", "pending", None), ("e3", "pending", None)),
+        ("unreadable", "parked", "eventUuid is missing or unusable"),
+    ]
+
+
+@SQLITE
+def test_what_is_unreadable_of_one_body_is_kept_in_one_piece(receiver: Receiver, records: Records) -> None:
+    one, two, three = {"eventName": "x"}, ["y"], notification("e1")
+    assert answers(receiver, [one], [one, two], [one, three, two]) == [422, 422, Receipt(accepted=1)]
+    kept = [records.payload(record.id) for record in records.latest("parked", 9)]
+    assert kept == [{"unreadable": [one, two]}, {"unreadable": one}]
+
+
+@SQLITE
+def test_a_body_that_breaks_off_is_kept_whole_beside_what_was_read_of_it(
+    receiver: Receiver, records: Records, database: Database
+) -> None:
+    data = json.dumps([notification("e1"), notification("e2")]).encode()[:-30]
+    assert answers(receiver, data) == [Receipt(accepted=1)]
+    assert sorted(row[2] for row in rows(database)) == ["parked", "pending"]
+    [record] = records.latest("parked", 9)
+    assert records.payload(record.id) == {"unreadable": data.decode()}
+
+
 # What cannot be read
+
+
+@SQLITE
+@pytest.mark.parametrize("depth", [3_000, 7_000, 9_990, 9_995, 20_000, 90_000])
+def test_what_is_nested_too_deeply_is_kept_as_well_as_can_be(depth: int, receiver: Receiver, records: Records) -> None:
+    post = f'{{"entityId": "p:1", "text": "{TEXT}", "notes": {"[" * depth}{"]" * depth}}}'
+    data = json.dumps(notification("e1", "POST")).replace(json.dumps(new_post("POST")), post).encode()
+    [answer] = answers(receiver, data)
+    assert answer in (422, Receipt(accepted=1))
+    [record] = records.latest(None, 9)
+    assert TEXT in json.dumps(records.payload(record.id))
+
+
+def test_a_polled_event_that_is_nested_too_deeply_is_kept_without_its_depths(
+    receiver: Receiver, records: Records
+) -> None:
+    deep: Any = "bottom"
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(Unreadable, match="nested too deeply"):
+        receiver.take(notification("e1", {"entityId": "p:1", "text": TEXT, "notes": deep}))
+    [record] = records.latest("parked", 9)
+    text = json.dumps(records.payload(record.id))
+    assert TEXT in text and "bottom" not in text
 
 
 @SQLITE
@@ -186,6 +350,7 @@ def test_what_nobody_wants_is_counted_and_not_kept_even_when_its_items_are_unrea
     ("body", "reason"),
     [
         ("hello", "the notification is not an object"),
+        (["hello"], "the notification is not an object"),
         (notification(eventName=""), "eventName is missing"),
         (notification(eventUuid=None), "eventUuid is missing or unusable"),
         (notification(companyId="acme"), "companyId is not a number"),
@@ -237,9 +402,9 @@ def test_each_gets_its_own_answer(receiver: Receiver, calls: Calls, database: Da
         {"eventName": "x"},
         b'{"a":' * 90_000,
         b"",
-    ) == [Receipt(accepted=2), 400, Receipt(accepted=1, duplicates=1), Receipt(ignored=1), 422, 400, 400]
+    ) == [Receipt(accepted=2), 422, Receipt(accepted=1, duplicates=1), Receipt(ignored=1), 422, 422, 400]
     assert calls.receipts == [Receipt(accepted=2), Receipt(accepted=1, duplicates=1), Receipt(ignored=1)]
-    assert len(rows(database)) == 4
+    assert len(rows(database)) == 6
 
 
 class Broken(Inbox):
@@ -257,38 +422,38 @@ class Broken(Inbox):
     [(DatabaseUnavailable("disk is full"), 503, "database_unavailable"), (KeyError(TEXT), 500, "request_broken")],
 )
 def test_what_is_not_stored_is_never_acknowledged(
-    error: Exception, status: int, line: str, calls: Calls, caplog: pytest.LogCaptureFixture
+    error: Exception, status: int, line: str, calls: Calls, unrouted: Unrouted, caplog: pytest.LogCaptureFixture
 ) -> None:
-    receiver = Receiver((TOKEN,), 123, calls.names_for, Broken(error), lambda: calls.woken.append(1), calls.on_receipt)
-    receiver.open = True
-    assert answers(receiver, notification("e1"), b"{", {"eventName": "x"}, notification("e2")) == [
-        *(status, 400, status, status)
-    ]
+    receiver = new_receiver(calls, Broken(error), unrouted)
+    assert answers(receiver, notification("e1"), b"", {"eventName": "x"}, b"{") == [status, 400, status, status]
     assert events(caplog) == [line] * 3 and calls.woken == [] and calls.receipts == []
-    with pytest.raises(type(error)):
-        receiver.take(notification())
+    for raw in (notification(), {}):
+        with pytest.raises(type(error)):
+            receiver.take(raw)
+
+
+class Faulty(Calls):
+    """Routes with a fault of ours."""
+
+    def matches(self, event: Event) -> dict[str, tuple[str, ...]]:
+        if event.uuid == "e1":
+            raise KeyError(TEXT)
+        return super().matches(event)
 
 
 @SQLITE
-def test_something_unforeseen_in_one_of_them_costs_that_one_only(
-    receiver: Receiver,
-    calls: Calls,
-    database: Database,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+def test_a_fault_of_our_own_loses_nothing_and_costs_that_one_only(
+    inbox: Inbox, unrouted: Unrouted, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken_for_one(event: Event) -> tuple[str, ...]:
-        if event.uuid == "e1":
-            raise KeyError(TEXT)
-        return ("zendesk",)
-
-    receiver = Receiver((TOKEN,), 123, broken_for_one, Inbox(database), lambda: calls.woken.append(1))
-    receiver.open = True
+    receiver = new_receiver(Faulty(), inbox, unrouted)
     assert answers(receiver, *(notification(f"e{n}") for n in range(3))) == [
-        *(Receipt(accepted=1), 500, Receipt(accepted=1))
+        *(Receipt(accepted=1), 422, Receipt(accepted=1))
     ]
-    assert [row[0] for row in rows(database)] == ["e0", "e2"]
-    assert fields_of(caplog, "request_broken")["request_id"] == "r-1"
+    kept = sorted((row[0][:11], *row[2:]) for row in rows(database))
+    reason = "the relay failed to read it (KeyError)"
+    assert kept == [("e0", "pending", None), ("e2", "pending", None), ("unreadable:", "parked", reason)]
+    line = fields_of(caplog, "event_broken")
+    assert line["request_id"] == "r-1" and line["error"].startswith("KeyError at test_receive.py:")
 
 
 @SQLITE
