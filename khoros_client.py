@@ -5,14 +5,27 @@ API reference: https://developer.khoros.com/khorosmarketingdevdocs/reference/not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
-from events import as_object, read_text, read_texts
+from dates import read_date
+from events import as_list, as_object, read_text, read_texts
 from outbound import Answer, AuthFailed, Bearer, Rejected, ServiceError, Unavailable, new_session, send
 
 PAGE_SIZE = 100
+T = TypeVar("T")
+_LIVE = {"ACTIVE", ""}  # a label, or a set, that agents can use
+
+
+class Garbled(Unavailable):
+    """An answer that begins like data cannot be read to its end, maybe for one bad event. `text` is what came."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("Khoros answered 200 with data that cannot be read", status=200)
+        self.text = text
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,24 @@ class Subscription:
         return cls(**{**texts, "status": texts["status"].upper()})
 
 
+@dataclass(frozen=True)
+class Upserted:
+    """The answer to `subscribe`. `date` is when Khoros gave it, by Khoros' own clock, in seconds since 1970; None when
+    the answer has no readable Date header."""
+
+    subscription: Subscription
+    date: float | None
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label of the company's, and the set that it belongs to."""
+
+    name: str
+    set_name: str
+    active: bool
+
+
 class KhorosClient:
     """The API with one access token, for one company. Each method makes one attempt. It raises Unavailable (Khoros is
     down, or its answer makes no sense), Rejected (Khoros refuses this request) or AuthFailed (it refuses the token)."""
@@ -47,24 +78,30 @@ class KhorosClient:
 
     def subscribe(
         self, event_name: str, notification_uri: str, query: str, *, external_id: str, bearer_token: str
-    ) -> Subscription:
+    ) -> Upserted:
         """Creates the subscription named `external_id`, or updates the one with this name. An empty
-        `notification_uri` makes one that is polled (reference/create-a-subscription)."""
-        body = {"companyId": self._company_id, "externalId": external_id, "eventName": event_name, "query": query}
-        body |= {"bearerToken": bearer_token, **({"notificationUri": notification_uri} if notification_uri else {})}
-        return Subscription.parse(as_object(self._call("POST", "/events/subscription", json=body)))
+        `notification_uri` makes one that is polled, an empty `query` one for every event of this name
+        (reference/create-a-subscription)."""
+        body = {"companyId": self._company_id, "externalId": external_id, "eventName": event_name}
+        body |= {"bearerToken": bearer_token, **({"query": query} if query else {})}
+        body |= {"notificationUri": notification_uri} if notification_uri else {}
+        answer = self._send("POST", "/events/subscription", json=body)
+        made = Subscription.parse(as_object(read_khoros_answer(answer)))
+        return Upserted(made, read_date(answer.headers.get("Date")))
 
     def subscriptions(self) -> list[Subscription]:
-        """The company's subscriptions, 1,000 at most (reference/list-subscriptions)."""
-        listed: dict[str, Subscription] = {}
-        for page in range(10):
-            params = {"pageNumber": page, "pageSize": PAGE_SIZE}
-            entries = _objects(self._call("GET", "/events/subscription", params=params))
-            new = [s for s in map(Subscription.parse, entries) if s.uuid not in listed]
-            listed |= {s.uuid: s for s in new}
-            if len(entries) < PAGE_SIZE or not new:
-                break
-        return list(listed.values())
+        """The company's subscriptions, 1,000 at most (reference/list-subscriptions). It is not published whether the
+        first page is number 0 or 1: an empty page 0 does not end the list."""
+        return self._pages("/events/subscription", 0, Subscription.parse, lambda one: one.uuid)
+
+    def labels(self) -> list[Label]:
+        """The labels of the company's first 1,000 label sets (reference/get-label-sets)."""
+        sets = self._pages("/labelsets/", 1, dict, lambda one: read_text(one.get("id")) or read_text(one.get("name")))
+        return [
+            Label(label["name"], read_text(one.get("name")), {label["status"], read_text(one.get("status"))} <= _LIVE)
+            for one in sets
+            for label in (read_texts(raw, "name", "status") for raw in as_list(one.get("labels")) if as_object(raw))
+        ]
 
     def set_status(self, uuid: str, status: str) -> None:
         """Makes a subscription ACTIVE, PAUSED or DISABLED (reference/update-a-subscription)."""
@@ -78,9 +115,10 @@ class KhorosClient:
             if error.status != 404:
                 raise
 
-    def events(self, uuid: str, *, offset: int, limit: int) -> list[dict[str, Any]]:
-        """A page of the subscription's raw events, in no published order (reference/retrieve-subscription-events)."""
-        return _objects(self._call("GET", f"/events/data/{uuid}", params={"offset": offset, "limit": limit}))
+    def events(self, uuid: str, *, offset: int, limit: int) -> list[Any]:
+        """A page of the subscription's raw events, in no published order (reference/retrieve-subscription-events). An
+        entry that is no object is returned as it is. Raises Garbled too."""
+        return _entries(self._call("GET", f"/events/data/{uuid}", params={"offset": offset, "limit": limit}))
 
     def whoami(self) -> dict[str, Any]:
         """The token's owner: {id, email, firstName, lastName, companies: [{id, name, products}]}."""
@@ -89,10 +127,25 @@ class KhorosClient:
             raise Unavailable("Khoros answered without an object")
         return data
 
+    def _pages(self, path: str, first: int, parse: Callable[[Any], T], key: Callable[[T], str]) -> list[T]:
+        """The entries of up to ten pages, each once by its key."""
+        listed: dict[str, T] = {}
+        for page in range(first, first + 10):
+            params, known = {"pageNumber": page, "pageSize": PAGE_SIZE}, len(listed)
+            entries = [one for one in _entries(self._call("GET", path, params=params)) if isinstance(one, dict)]
+            for one in map(parse, entries):
+                listed.setdefault(key(one), one)
+            if (entries or page) and (len(entries) < PAGE_SIZE or len(listed) == known):
+                break
+        return list(listed.values())
+
     def _call(self, method: str, path: str, **options: Any) -> Any:
+        return read_khoros_answer(self._send(method, path, **options))
+
+    def _send(self, method: str, path: str, **options: Any) -> Answer:
         headers = {"x-sf-company-id": str(self._company_id)}
-        answer = send(self._session, method, self._url + path, auth=Bearer(self._token), headers=headers, **options)
-        return read_khoros_answer(answer)
+        url, auth = self._url + path, Bearer(self._token)
+        return send(self._session, method, url, service="Khoros", auth=auth, headers=headers, **options)
 
 
 def read_khoros_answer(answer: Answer) -> Any:
@@ -100,16 +153,40 @@ def read_khoros_answer(answer: Answer) -> Any:
 
     The content decides before the status: the answer to an expired token is a page that reads "Developer Inactive".
     """
-    payload, status = answer.json(), answer.status
-    if payload is None and b"developer inactive" in answer.body.lower():
+    text, status = _read_body(answer).strip(" \t\r\n\0"), answer.status
+    payload = _read_json(text)
+    if payload is None and "developer inactive" in text.lower():
         message = "Khoros says Developer Inactive: SPREDFAST_API_TOKEN has expired or was revoked"
         raise AuthFailed(message, status=status, code="DeveloperInactive")
     envelope = as_object(as_object(payload).get("status"))
     if 200 <= status < 300 and envelope.get("succeeded") is not False:
-        if payload is None and answer.body.lstrip().startswith(b"<"):
+        if payload is None and text.startswith("<"):
             raise Unavailable(f"Khoros answered {status} with a web page instead of data", status=status)
+        if payload is None and text.startswith(("{", "[")):
+            raise Garbled(text)
         return as_object(payload).get("data", payload)
     raise _khoros_error(answer, as_object(envelope.get("error")))
+
+
+def _read_body(answer: Answer) -> str:
+    """The body as text. Where it is not UTF-8 or UTF-16, the declared charset counts; bad bytes are replaced."""
+    encoding = json.detect_encoding(answer.body)
+    try:
+        return answer.body.decode(encoding)
+    except UnicodeDecodeError:
+        declared = re.search(r"charset=[\"']?([\w.:-]+)", answer.headers.get("Content-Type", ""), re.IGNORECASE)
+    try:
+        return answer.body.decode(declared[1] if declared else encoding, "replace")
+    except (LookupError, UnicodeError):
+        return answer.body.decode("utf-8", "replace")
+
+
+def _read_json(text: str) -> Any:
+    """The JSON value, or None when it is something else. A raw line break or tab in a text is no harm."""
+    try:
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _khoros_error(answer: Answer, error: Mapping[str, Any]) -> ServiceError:
@@ -127,10 +204,10 @@ def _khoros_error(answer: Answer, error: Mapping[str, Any]) -> ServiceError:
     return Rejected(message, status=status, code=code)
 
 
-def _objects(data: object) -> list[dict[str, Any]]:
-    """The objects of a list, which may be bare or inside an object. Raises Unavailable when there is no list."""
+def _entries(data: object) -> list[Any]:
+    """The entries of a list, which may be bare or inside an object. Raises Unavailable when there is no list."""
     if isinstance(data, dict):
         data = next((data[key] for key in ("items", "data", "content") if isinstance(data.get(key), list)), None)
     if not isinstance(data, list):
         raise Unavailable("Khoros answered without a list")
-    return [entry for entry in data if isinstance(entry, dict)]
+    return data

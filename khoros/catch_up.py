@@ -1,144 +1,238 @@
-"""Polls Khoros for events that no push brought, at each start and every few minutes; in poll mode for all events."""
+"""Polls Khoros for events that no push brought, at each start and every few minutes; in poll mode for all events.
+
+Khoros publishes neither the order of the list nor how long an event stays in it, and an event may appear in it late.
+So nothing depends on dates. An event is known by its uuid, and a poll has three parts:
+
+- the head: from the first event on, while a page has an event that this process has not met. This finds what is new in
+  a list with the newest event first, and after a restart whatever was missed among what was pushed.
+- the tail: from one page before the last known end of the list to its end. This finds what is new in a list with the
+  oldest event first. Where events have disappeared, the end is looked for backwards, in growing steps.
+- three pages between the two, each time the next ones, and on while a page has an event that this process has not met.
+  So every event is looked at again and again, wherever it stands and however late it has appeared: in a list of 1,000
+  events every 15 minutes. What moves while pages are read is met in the next round.
+
+A poll asks for 150 pages at most, and for six where nothing is new. docs/decisions/0009-push-and-catch-up.md.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import log
-from config import Config
-from events import Unreadable, read_date
+from dates import read_date
+from events import Unreadable, as_object
 from inbox.facts import Facts
 from khoros.receive import Receiver
-from khoros_client import PAGE_SIZE, KhorosClient
-from outbound import ServiceError
+from khoros_client import PAGE_SIZE, Garbled, KhorosClient
+from outbound import Rejected, ServiceError, Unavailable
 
-PAGES = 1000  # for each poll, of up to 100 events
-OVERLAP_S = 3600.0  # events may appear late and out of order
-CLOCKS_DIFFER_S = 60.0
-YOUNG_S = 86_400.0
+PAGES = 50  # of up to 100 events, at most, for each of the three parts
+ROUND_PAGES = 3  # between head and tail, at least
+GARBLED = 20  # single events in one poll that are no JSON; with more of them the whole list is at fault
+MET_LIMIT = 100_000  # events that a process remembers, by a number for each
 POLL_TURN_S = 20.0  # how long the other processes wait when one is killed in its turn; two polls at once do no harm
 OFF_S = 3600.0
-Page = list[dict[str, Any]]  # of raw events
-Dates = list[float | None]  # of the events of a page, None for one that cannot be read
+UNDATED = (
+    "it was polled, its createdDate cannot be read, and the subscription is older than this service: it may be old"
+)
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far the polls came. `at` is the database's time of the last poll, `seen` the date of the newest event that a
-    complete poll met, `offset` where the next poll begins when Khoros lists the oldest event first."""
+class Source:
+    """A subscription's list of events. `since` is when we first subscribed, by Khoros' clock: an event of before is not
+    ours. From our `only_source` an event without a readable date is taken."""
+
+    uuid: str
+    since: float
+    only_source: bool
+
+
+@dataclass(frozen=True)
+class CatchUpStatus:
+    """What every process and /health see of the polls. `at` is the time of the last poll and `failing_since` of the
+    first of those that failed, by the database's clock. `failed` is the last one's reason, "" when it worked. `end` is
+    how far the list of the subscription `uuid` is known. `too_old` counts the events from before we subscribed. `gone`:
+    Khoros does not know the subscription any more."""
 
     at: float = 0.0
-    seen: float | None = None
-    offset: int = 0
+    failed: str = ""
+    failing_since: float = 0.0
+    too_old: int = 0
+    uuid: str = ""
+    end: int = 0
+    gone: bool = False
+
+
+@dataclass
+class _Poll:
+    """One poll under way: the events that it has read, by their keys, and how many were new to the inbox."""
+
+    source: Source
+    end: int
+    read: set[int] = field(default_factory=set)
+    accepted: int = 0
+    limit: int = field(default_factory=lambda: PAGE_SIZE)
+    garbled: int = 0
 
 
 class CatchUp:
-    """Polls the subscription's events and gives them to the receiver, like pushes."""
+    """Polls the events of one name and gives them to the receiver, like pushes."""
 
-    def __init__(self, config: Config, facts: Facts, receiver: Receiver, khoros: KhorosClient) -> None:
+    def __init__(
+        self, event_name: str, facts: Facts, receiver: Receiver, khoros: KhorosClient, *, every_s: float
+    ) -> None:
+        self._event_name, self._every_s = event_name, every_s
         self._facts, self._receiver, self._khoros = facts, receiver, khoros
-        self._every_s = config.poll_s if config.polling else config.catch_up_s
+        self._fact, self._turn = f"catch_up:{event_name}", f"catching_up:{event_name}"
         self._started_at = math.inf
-        self._failing = False
-        self._undated: set[str] = set()  # the events that were logged
+        self._met: dict[int, None] = {}  # the events that this process has given to the receiver, or has left
+        self._too_old: list[float] = []  # the dates of those that it has left
+        self._round = 0  # the offset of the next pages between head and tail
 
-    def step(self, uuid: str, created_date: str) -> float:
-        """Polls the subscription `uuid` when it is time. Returns the seconds until then. Raises DatabaseUnavailable."""
-        if not self._every_s or not uuid:
+    def status(self) -> CatchUpStatus:
+        """The status that all processes share. Raises DatabaseUnavailable."""
+        return self._facts.load(self._fact, CatchUpStatus)
+
+    def step(self, source: Source) -> float:
+        """Polls when it is time. Returns the seconds until then. Raises DatabaseUnavailable."""
+        if not self._every_s or not source.uuid:
             return OFF_S
-        now, progress = self._facts.now(), self._facts.load("catch_up", Progress)
+        now, known = self._facts.now(), self.status()
         self._started_at = min(self._started_at, now)  # the clock may have been set back
-        if self._started_at <= progress.at <= now < progress.at + self._every_s:
-            return progress.at + self._every_s - now
-        if not self._facts.take_turn("catching_up", POLL_TURN_S):
+        if self._started_at <= known.at <= now < known.at + self._every_s:
+            return known.at + self._every_s - now
+        if not self._facts.take_turn(self._turn, POLL_TURN_S):
             return 1.0
         try:
-            progress = self._poll(uuid, created_date, progress)
+            status = self._poll(source, known)
         finally:
-            self._facts.end_turn("catching_up")
-        self._facts.save("catch_up", replace(progress, at=self._facts.now()))
+            self._facts.end_turn(self._turn)
+        self._facts.save(self._fact, replace(status, at=self._facts.now()))
         return self._every_s
 
-    def _poll(self, uuid: str, created_date: str, progress: Progress) -> Progress:
-        """Takes page after page until one has nothing new."""
-        now, since = self._facts.now(), self._oldest(progress)
-        young = now - (read_date(created_date) or 0.0) < YOUNG_S
-        poll, accepted = _Poll(progress.seen or 0.0, progress.offset), 0
+    def _poll(self, source: Source, known: CatchUpStatus) -> CatchUpStatus:
+        if known.uuid != source.uuid:  # another list
+            known = replace(known, uuid=source.uuid, end=0, too_old=0)
+        poll, failed, gone = _Poll(source, known.end), "", False
         try:
-            for page, dates in self._pages(uuid, poll):
-                accepted += sum(self._take(raw, date, since, young) for raw, date in zip(page, dates, strict=True))
-                if poll.ends_with(page, dates, since):
-                    break
-            else:
-                log.warning("catch_up_unfinished", events=len(poll.uuids))
-                poll.newest = progress.seen or 0.0
+            self._read_list(poll)
         except ServiceError as error:
-            if not self._failing:
-                log.warning("catch_up_failed", reason=error)
-            self._failing = True
-            return progress
-        self._failing = False
-        if accepted:
-            log.info("caught_up", accepted=accepted)
-        return Progress(seen=min(poll.newest, now) or None, offset=poll.next_offset)
+            failed, gone = str(error), error.status == 404
+            if failed != known.failed:
+                log.warning("catch_up_failed", event_name=self._event_name, reason=failed)
+        if poll.accepted:
+            log.info("caught_up", event_name=self._event_name, accepted=poll.accepted)
+        failing_since = (known.failing_since or self._facts.now()) if failed else 0.0
+        status = replace(known, failed=failed, failing_since=failing_since, gone=gone, end=poll.end)
+        return self._say_too_old(status)
 
-    def _pages(self, uuid: str, poll: _Poll) -> Iterator[tuple[Page, Dates]]:
-        """Pages from the poll's offset on; from the first event on when the list there is not as it was."""
-        for _ in range(PAGES):
-            page = self._khoros.events(uuid, offset=poll.offset, limit=PAGE_SIZE)
-            dates = [read_date(raw.get("createdDate")) for raw in page]
-            first = next((date for date in dates if date is not None), math.inf)
-            if poll.offset and not poll.uuids and first > poll.newest:
-                poll.offset = 0
-            else:
-                yield page, dates
+    def _say_too_old(self, status: CatchUpStatus) -> CatchUpStatus:
+        """Says once what is left, although each process meets it again."""
+        dates = self._too_old
+        if len(dates) <= status.too_old:
+            return status
+        first, last = (datetime.fromtimestamp(date, UTC).isoformat() for date in (min(dates), max(dates)))
+        reason = "they happened before this service first subscribed"
+        names = {"event_name": self._event_name, "count": len(dates), "first": first, "last": last}
+        log.warning("events_too_old", **names, reason=reason)
+        return replace(status, too_old=len(dates))
 
-    def _oldest(self, progress: Progress) -> float:
-        """The oldest date that is taken: a first deploy on an old subscription must not turn last year into tickets."""
-        first = float(self._facts.recall("first_subscribed_at") or self._facts.now()) - CLOCKS_DIFFER_S
-        return first if progress.seen is None else max(first, progress.seen - OVERLAP_S)
+    # The three parts of a poll
 
-    def _take(self, raw: dict[str, Any], date: float | None, since: float, young: bool) -> int:
-        """Receives one event unless it is too old; one without a readable date only while the subscription is young.
-        Returns the number of new items."""
-        if date is None and not young:
-            name = str(raw.get("eventUuid"))[:64]
-            if name not in self._undated:
-                self._undated.add(name)
-                log.warning("event_undated", event_uuid=name, reason="its createdDate cannot be read")
-            return 0
-        if date is not None and date < since:
-            return 0
+    def _read_list(self, poll: _Poll) -> None:
+        head, ended = self._read(poll, 0, while_new=1)
+        if ended:
+            poll.end = head
+            return
+        tail, step = max(head, poll.end - PAGE_SIZE), PAGE_SIZE
+        while not ended:
+            end, _ = self._read(poll, tail)
+            if ended := end > tail or tail == head:
+                poll.end = end
+            else:  # the list has become shorter
+                tail, step = max(head, tail - step), step * 2
+        if not head <= self._round < tail or head == PAGES * PAGE_SIZE:  # in the last case the head has no end yet
+            self._round = head
+        pages = PAGES if len(self._met) < MET_LIMIT else ROUND_PAGES
+        self._round, ended = self._read(poll, self._round, pages, before=tail, while_new=ROUND_PAGES)
+        if ended:
+            self._round = 0
+
+    def _read(
+        self, poll: _Poll, offset: int, pages: int = PAGES, *, while_new: int = PAGES, before: float = math.inf
+    ) -> tuple[int, bool]:
+        """Takes up to so many pages, from number `while_new` on only while they have an event that this process has not
+        met. Returns the next offset, and whether the list ends there: everything on the page was read in this poll,
+        because it is empty or Khoros ignores the offset."""
+        for number in range(1, pages + 1):
+            if offset >= before:
+                break
+            page = self._page(poll, offset)
+            keys = [_key(raw) for raw in page]
+            if poll.read.issuperset(keys):
+                return offset, True
+            poll.read.update(keys)
+            offset += len(page)
+            unmet = sum(self._take(poll, key, raw) for key, raw in zip(keys, page, strict=True))
+            if not unmet and number >= while_new:
+                break
+        return offset, False
+
+    def _page(self, poll: _Poll, offset: int) -> list[Any]:
+        """A page, the smaller the more of it cannot be read; of a single event that cannot, its text."""
+        while True:
+            try:
+                page = self._khoros.events(poll.source.uuid, offset=offset, limit=poll.limit)
+                poll.limit = min(PAGE_SIZE, poll.limit * 2)
+                return page
+            except Unavailable as error:
+                if poll.limit > 1 and error.status == 200:
+                    poll.limit //= 2
+                elif isinstance(error, Garbled) and poll.garbled < GARBLED and self._is_alone(poll, offset, error):
+                    poll.garbled += 1
+                    return [error.text]
+                else:
+                    raise
+            except Rejected:
+                if offset == 0:
+                    raise
+                return []  # there is nothing so far behind
+
+    def _is_alone(self, poll: _Poll, offset: int, error: Garbled) -> bool:
+        """Whether the event at this offset is what cannot be read: for the next one Khoros answers something else."""
         try:
-            return self._receiver.take(raw, source="poll").accepted
-        except (Unreadable, RecursionError):
-            return 0
+            self._khoros.events(poll.source.uuid, offset=offset + 1, limit=1)
+        except Garbled as following:
+            return following.text != error.text
+        return True
+
+    def _take(self, poll: _Poll, key: int, raw: Any) -> bool:
+        """Receives an event that this process has not met, unless it is too old. Returns whether it was one."""
+        if key in self._met or raw is None:
+            return False
+        date = read_date(as_object(raw).get("createdDate"))
+        if date is not None and date < poll.source.since:
+            self._too_old.append(date)
+        else:
+            doubtful = isinstance(raw, dict) and date is None and not poll.source.only_source
+            try:
+                receipt = self._receiver.take(raw, source="poll", attention=UNDATED if doubtful else "")
+                poll.accepted += receipt.accepted
+            except Unreadable:  # it is kept for a person
+                pass
+        self._met[key] = None
+        if len(self._met) > MET_LIMIT:
+            del self._met[next(iter(self._met))]
+        return True
 
 
-class _Poll:
-    """What the pages of one poll have shown. `offset` is that of the next page."""
-
-    def __init__(self, newest: float, offset: int) -> None:
-        self.newest, self.offset = newest, offset
-        self.uuids: set[str] = set()
-        self._ascending = self._descending = False
-
-    def ends_with(self, page: Page, all_dates: Dates, since: float) -> bool:
-        """Adds a page. Returns whether it is the last: nothing on it is new, or it ends with too old events."""
-        dates = [date for date in all_dates if date is not None]
-        ascending, descending = dates == sorted(dates), dates == sorted(dates, reverse=True)
-        self._ascending |= ascending and not descending
-        self._descending |= descending and not ascending
-        self.newest = max([self.newest, *dates])
-        self.offset += len(page)
-        new = {str(raw.get("eventUuid")) for raw in page} - self.uuids
-        self.uuids |= new
-        return not new or (descending and not ascending and dates[-1] < since)
-
-    @property
-    def next_offset(self) -> int:
-        """The last page again, when the oldest event comes first; otherwise the beginning."""
-        return max(0, self.offset - PAGE_SIZE) if self._ascending and not self._descending else 0
+def _key(raw: Any) -> int:
+    """A number for an event as it is listed. Another event may have the same uuid, so all of it counts."""
+    try:
+        return hash(json.dumps(raw))
+    except RecursionError:
+        return hash(str(as_object(raw).get("eventUuid")))

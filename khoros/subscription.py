@@ -1,26 +1,28 @@
-"""Keeps the relay subscribed in Khoros: learns its public address, subscribes at each start, checks every hour."""
+"""Keeps the relay subscribed to the events of one name: subscribes at each start, checks every hour, and catches up."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import log
-from background import Loop
 from config import Config
+from dates import read_date
 from events import LABEL_APPLIED
 from inbox.facts import Facts
-from khoros.catch_up import CatchUp
-from khoros.receive import NOTIFICATIONS_PATH
+from khoros.address import PublicAddress
+from khoros.catch_up import CatchUp, CatchUpStatus, Source
+from khoros.receive import NOTIFICATIONS_PATH, Receiver
 from khoros_client import KhorosClient, Subscription
 from outbound import AuthFailed, ServiceError
 
 CHECK_EVERY_S = 3600.0
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0, 60.0)
 SUBSCRIBE_TURN_S = 20.0  # how long the other processes wait when one is killed in its turn
-SUBSCRIBED, PAUSED, DELETED = "subscribed", "paused", "deleted"
+CLOCKS_DIFFER_S = 60.0  # between Khoros' own machines
+CLOCK_UNKNOWN_S = 300.0  # between Khoros' clock and ours, when Khoros does not say its time
+SUBSCRIBED, PAUSED, DELETED, NOT_WANTED = "subscribed", "paused", "deleted", "not_wanted"
 FAILED, LOGIN_REFUSED, NO_ADDRESS, STARTING = "failed", "refused", "no_address", "starting"
 WORKING = (SUBSCRIBED, PAUSED)
 LEFT_PAUSED = "a person paused the subscription in Khoros; to go on: flask --app app subscription resume"
@@ -35,8 +37,9 @@ ADDRESS_UNKNOWN_ON_HEROKU = (
 @dataclass(frozen=True)
 class SubscriptionStatus:
     """The subscription as every process and /health see it. `at` is the time of the last check and `upserted_at` of
-    the last upsert, by the database's clock. `wanted` is what that upsert asked for: event, address and query. `echo`
-    is how Khoros listed the subscription after it, empty when Khoros did not."""
+    the last upsert, by the database's clock; `since` is the time of the first one, by Khoros'. `wanted` is what the
+    last upsert asked for: event, address and query. `echo` is how Khoros listed the subscription after it, empty when
+    Khoros did not."""
 
     state: str = STARTING
     detail: str = ""
@@ -44,117 +47,127 @@ class SubscriptionStatus:
     created_date: str = ""  # as Khoros writes it
     at: float = 0.0
     upserted_at: float = 0.0
+    since: float = 0.0
     wanted: Sequence[str] = ()
     echo: Sequence[str] = ()
 
 
-def subscription_status(facts: Facts) -> SubscriptionStatus:
-    """The status that all processes share. Raises DatabaseUnavailable."""
-    return facts.load("subscription", SubscriptionStatus)
+def external_id(config: Config, event_name: str) -> str:
+    """Our name for the subscription to these events."""
+    return config.external_id if event_name == LABEL_APPLIED else f"{config.external_id}.{event_name}"
+
+
+def is_ours_by_name(config: Config, listed: Subscription, event_name: str) -> bool:
+    """Whether this is our company's subscription with our name for these events."""
+    company = ("", str(config.company_id))
+    return listed.external_id == external_id(config, event_name) and listed.company_id in company
+
+
+def status_fact(event_name: str) -> str:
+    """The name under which the status is kept for all processes."""
+    return f"subscription:{event_name}"
 
 
 class Subscriber:
-    """Subscribes in the background, checks the subscription every hour and catches up. Processes take turns."""
+    """Subscribes to the events of one name, checks the subscription every hour and catches up. Processes take turns."""
 
-    def __init__(self, config: Config, facts: Facts, khoros: KhorosClient, catch_up: CatchUp) -> None:
-        self._config, self._facts, self._khoros, self._catch_up = config, facts, khoros, catch_up
+    def __init__(
+        self,
+        event_name: str,
+        query: str,
+        config: Config,
+        facts: Facts,
+        khoros: KhorosClient,
+        receiver: Receiver,
+        address: PublicAddress,
+        warned: set[str],
+    ) -> None:
+        self._event_name, self._query, self._config = event_name, query, config
+        self._facts, self._khoros, self._address, self._warned = facts, khoros, address, warned
+        every_s = config.poll_s if config.polling else config.catch_up_s
+        self._catch_up = CatchUp(event_name, facts, receiver, khoros, every_s=every_s)
+        self._fact, self._turn = status_fact(event_name), f"subscribing:{event_name}"
         self._started_at = math.inf
-        self._failures = 0
-        self._warned: set[str] = set()
-        self.loop = Loop("subscription", self.step)
+        self._failures, self._retry_at = 0, 0.0
 
     def status(self) -> SubscriptionStatus:
         """The status that all processes share. Raises DatabaseUnavailable."""
-        return subscription_status(self._facts)
+        return self._facts.load(self._fact, SubscriptionStatus)
 
-    # The public address
-
-    def learn_address(self, host: str, *, secure: bool) -> None:
-        """Remembers the host name of a visit to the landing page, unless an address is known. Only on Heroku, whose
-        router forwards only requests for the app's own names. The first name stays."""
-        if self._config.public_url or self._config.polling or not (secure and self._may_be_ours(host)):
-            return
-        known = self._facts.recall("public_url")
-        if known is None:
-            self._facts.remember("public_url", f"https://{host}")
-            log.info("address_learned", url=f"https://{host}")
-            if self.status().state == SUBSCRIBED:  # with an older address, from Khoros
-                self.look_again()
-            self.loop.wake()
-        elif known != f"https://{host}":
-            self._warn("address_ignored", host=host, reason=f"the address is {known}; to change it set PUBLIC_URL")
-
-    def public_url(self) -> str:
-        """The service's own address, configured or learned; "" when unknown. Raises DatabaseUnavailable."""
-        return self._config.public_url or self._facts.recall("public_url") or ""
-
-    def _may_be_ours(self, host: str) -> bool:
-        name = re.escape(self._config.heroku_app_name.lower()) or "[a-z0-9][a-z0-9-]*"
-        return self._config.on_dyno and bool(re.fullmatch(rf"{name}(-[a-z0-9-]+)?\.herokuapp\.com", host))
-
-    def _notification_uri(self, current: Subscription | None) -> str:
-        """The address for notifications: configured, learned, from our subscription in Khoros, or from the last
-        upsert; "" when unknown."""
-        if address := self.public_url():
-            return address + NOTIFICATIONS_PATH
-        for uri in (current.notification_uri if current else "", *self.status().wanted[1:2]):
-            host = uri.removeprefix("https://").removesuffix(NOTIFICATIONS_PATH)
-            if uri == f"https://{host}{NOTIFICATIONS_PATH}" and self._may_be_ours(host):
-                return uri
-        return ""
-
-    # The subscription
+    def poll_status(self) -> CatchUpStatus:
+        """How its polls went. Raises DatabaseUnavailable."""
+        return self._catch_up.status()
 
     def step(self) -> float:
         """Does what is due. Returns the seconds until the next step. Raises DatabaseUnavailable."""
         now, known = self._facts.now(), self.status()
         self._started_at = min(self._started_at, now)  # the clock may have been set back
         if known.state == DELETED:
-            self._warn("subscription_deleted", reason=LEFT_DELETED)
+            self._warn("subscription_deleted", event_name=self._event_name, reason=LEFT_DELETED)
             return RETRY_S[-1]
-        if known.state in WORKING and self._started_at <= known.at <= now < known.at + CHECK_EVERY_S:
-            return min(RETRY_S[-1], self._catch_up.step(known.uuid, known.created_date))
-        if not self._facts.take_turn("subscribing", SUBSCRIBE_TURN_S):
+        if known.state == NOT_WANTED and known.at >= self._started_at:  # for the settings of a newer start
+            return RETRY_S[-1]
+        polled = self._catch_up.status()
+        is_gone = polled.gone and polled.at > known.at
+        fresh = self._started_at <= known.at <= now < known.at + CHECK_EVERY_S and not is_gone
+        if known.state in WORKING and fresh:
+            return min(RETRY_S[-1], self._catch_up.step(self._source(known)))
+        if now < self._retry_at <= now + RETRY_S[-1]:
+            return self._retry_at - now
+        if not self._facts.take_turn(self._turn, SUBSCRIBE_TURN_S):
             return RETRY_S[0]
         try:
             status = self._check(known)
             self._save(known, status)
         finally:
-            self._facts.end_turn("subscribing")
-        if status.state in WORKING:
-            self._failures = 0
-            return 0.0
-        self._failures += 1
-        return RETRY_S[min(self._failures, len(RETRY_S)) - 1]
+            self._facts.end_turn(self._turn)
+        self._failures = 0 if status.state in WORKING else self._failures + 1
+        wait_s = RETRY_S[min(self._failures, len(RETRY_S)) - 1] if self._failures else 0.0
+        self._retry_at = now + wait_s
+        return wait_s
 
     def look_again(self) -> None:
         """Makes the running service check and upsert the subscription within a minute."""
-        self._facts.save("subscription", SubscriptionStatus(wanted=self.status().wanted))
+        known = self.status()
+        self._facts.save(self._fact, SubscriptionStatus(wanted=known.wanted, since=known.since))
+        self.retry_now()
+
+    def retry_now(self) -> None:
+        """Ends the wait after a failure, in this process."""
+        self._retry_at = 0.0
 
     def retire(self) -> None:
         """Stops the service from subscribing, until `look_again`."""
-        self._facts.save("subscription", SubscriptionStatus(DELETED, LEFT_DELETED, wanted=self.status().wanted))
+        known = self.status()
+        retired = SubscriptionStatus(DELETED, LEFT_DELETED, wanted=known.wanted, since=known.since)
+        self._facts.save(self._fact, retired)
 
-    def ours(self, listed: Iterable[Subscription]) -> list[Subscription]:
-        """The subscriptions of our company that have our externalId."""
-        company = ("", str(self._config.company_id))
-        return [s for s in listed if s.external_id == self._config.external_id and s.company_id in company]
+    def is_ours(self, listed: Subscription) -> bool:
+        """Whether this is our subscription to these events, by its name and company."""
+        return is_ours_by_name(self._config, listed, self._event_name)
 
     def fault(self, listed: Subscription) -> str:
         """The difference between our subscription as Khoros lists it and what we want, in words; "" for none."""
-        wanted = self._wanted(listed)
-        if not wanted or _echo(listed)[1:] == wanted or _is_unchanged(listed, self.status(), wanted):
+        known = self.status()
+        wanted = self._wanted(known, listed, ())
+        if not wanted or echo_of(listed)[1:] == wanted or _is_unchanged(listed, known, wanted):
             return ""
         event_name, uri, query = wanted
         if (listed.event_name, listed.query) != (event_name, query):
-            return f"is about {listed.event_name or 'no event'}, label {listed.query or 'any'}"
+            about = f", query {listed.query or 'none'}" if listed.query or query else ""
+            return f"is about {listed.event_name or 'no event'}{about}"
         return f"posts to {listed.notification_uri or 'nowhere'} instead of {uri or 'nowhere'}"
+
+    def _source(self, known: SubscriptionStatus) -> Source:
+        created = read_date(known.created_date)
+        only_source = self._config.polling or (created is not None and created >= known.since)
+        return Source(known.uuid, known.since, only_source)
 
     def _check(self, known: SubscriptionStatus) -> SubscriptionStatus:
         """Compares the subscription with what we want and repairs it."""
         try:
-            current = self._current(known.uuid, needed=known.upserted_at >= self._started_at)
-            wanted = self._wanted(current)
+            current, listed = self._current(known.uuid, needed=known.upserted_at >= self._started_at)
+            wanted = self._wanted(known, current, listed)
             if not wanted:
                 detail = ADDRESS_UNKNOWN_ON_HEROKU if self._config.on_dyno else ADDRESS_UNKNOWN
                 return replace(known, state=NO_ADDRESS, detail=detail)
@@ -163,33 +176,47 @@ class Subscriber:
         except ServiceError as error:
             return replace(known, state=LOGIN_REFUSED if isinstance(error, AuthFailed) else FAILED, detail=str(error))
         state, detail = (PAUSED, LEFT_PAUSED) if current.status == "PAUSED" else (SUBSCRIBED, "")
-        uuid = current.uuid or known.uuid
-        return replace(known, state=state, detail=detail, uuid=uuid, created_date=current.created_date)
+        since = known.since or self._facts.now() - CLOCK_UNKNOWN_S
+        uuid, created_date = current.uuid or known.uuid, current.created_date
+        return replace(known, state=state, detail=detail, uuid=uuid, created_date=created_date, since=since)
 
-    def _current(self, uuid: str, *, needed: bool) -> Subscription | None:
-        """Our subscription as Khoros lists it; of several the one with this uuid. An upsert does not need the list:
-        then None too when Khoros cannot give it."""
+    def _current(self, uuid: str, *, needed: bool) -> tuple[Subscription | None, list[Subscription]]:
+        """Our subscription as Khoros lists it, of several the one with this uuid; and all that are listed. An upsert
+        does not need the list: then none too when Khoros cannot give it."""
         try:
             listed = self._khoros.subscriptions()
         except ServiceError:
             if needed:
                 raise
-            return None
-        ours = sorted(self.ours(listed), key=lambda s: s.uuid != uuid)
+            return None, []
+        ours = sorted(filter(self.is_ours, listed), key=lambda s: s.uuid != uuid)
         if len(ours) > 1:
             uuids = " ".join(sorted(s.uuid for s in ours))
             self._warn("subscription_doubled", subscriptions=uuids, reason="each posts every event: delete all but one")
         addresses = {self._config.public_url + NOTIFICATIONS_PATH, *(s.notification_uri for s in ours)} - {""}
         for other in listed:
-            if other not in ours and other.notification_uri in addresses:
+            name = other.external_id
+            family = name == self._config.external_id or name.startswith(f"{self._config.external_id}.")
+            if not family and other.notification_uri in addresses:
                 reason = "another subscription posts to our address"
                 self._warn("subscription_beside_ours", subscription=other.uuid, reason=reason)
-        return ours[0] if ours else None
+        return ours[0] if ours else None, listed
 
-    def _wanted(self, current: Subscription | None) -> list[str]:
+    def _wanted(
+        self, known: SubscriptionStatus, current: Subscription | None, listed: Iterable[Subscription]
+    ) -> list[str]:
         """The event name, address and query that the subscription must have; empty when our address is unknown."""
-        uri = "" if self._config.polling else self._notification_uri(current)
-        return [LABEL_APPLIED, uri, self._config.label.pattern] if uri or self._config.polling else []
+        uri = "" if self._config.polling else self._address.notification_uri(self._used(known, current, listed))
+        return [self._event_name, uri, self._query] if uri or self._config.polling else []
+
+    def _used(
+        self, known: SubscriptionStatus, current: Subscription | None, listed: Iterable[Subscription]
+    ) -> Iterator[str]:
+        """The addresses of this subscription until now, then those of our others."""
+        if current:
+            yield current.notification_uri
+        yield from known.wanted[1:2]
+        yield from (one.notification_uri for one in listed if is_ours_by_name(self._config, one, one.event_name))
 
     def _repair(
         self, current: Subscription | None, known: SubscriptionStatus, wanted: list[str]
@@ -198,26 +225,34 @@ class Subscriber:
         of a process always upserts: nobody can see the token that Khoros has."""
         first = known.upserted_at < self._started_at
         if current and not first and _is_unchanged(current, known, wanted):
-            known = replace(known, echo=_echo(current))
+            known = replace(known, echo=echo_of(current))
         else:
-            lost = known.echo and not first and (current is None or _echo(current) != known.echo)
+            lost = known.echo and not first and (current is None or echo_of(current) != known.echo)
             reason = "it was changed" if current else "it was gone"
-            external_id, bearer_token = self._config.external_id, self._config.bearer_tokens[0]
-            made = self._khoros.subscribe(*wanted, external_id=external_id, bearer_token=bearer_token)
-            listed = self._current(made.uuid or known.uuid, needed=False)
-            known = replace(known, upserted_at=self._facts.now(), wanted=wanted, echo=_echo(listed) if listed else ())
-            current = listed or made
+            current, known = self._upsert(known, wanted)
             if lost:
-                log.warning("subscription_mended", reason=reason, subscription=current.uuid)
-                self._labels_may_be_lost()
+                names = {"event_name": self._event_name, "subscription": current.uuid}
+                log.warning("subscription_mended", **names, reason=reason)
+                self._events_may_be_lost()
         if current.status == "DISABLED":
             self._khoros.set_status(current.uuid, "ACTIVE")
-            log.error("subscription_reactivated", subscription=current.uuid, reason="Khoros had disabled it")
-            self._labels_may_be_lost()
+            names = {"event_name": self._event_name, "subscription": current.uuid}
+            log.error("subscription_reactivated", **names, reason="Khoros had disabled it")
+            self._events_may_be_lost()
         return current, known
 
-    def _labels_may_be_lost(self) -> None:
-        """Remembers the time for the alerts: labels may have been applied while the subscription did not work."""
+    def _upsert(self, known: SubscriptionStatus, wanted: list[str]) -> tuple[Subscription, SubscriptionStatus]:
+        name, token = external_id(self._config, self._event_name), self._config.bearer_tokens[0]
+        made = self._khoros.subscribe(*wanted, external_id=name, bearer_token=token)
+        now = self._facts.now()
+        since = made.date - CLOCKS_DIFFER_S if made.date else now - CLOCK_UNKNOWN_S
+        listed, _ = self._current(made.subscription.uuid or known.uuid, needed=False)
+        echo = echo_of(listed) if listed else ()
+        known = replace(known, upserted_at=now, since=known.since or since, wanted=wanted, echo=echo)
+        return listed or made.subscription, known
+
+    def _events_may_be_lost(self) -> None:
+        """Remembers the time for the alerts: events may have happened while the subscription did not work."""
         self._facts.remember("subscription_mended_at", str(self._facts.now()))
 
     def _save(self, known: SubscriptionStatus, status: SubscriptionStatus) -> None:
@@ -225,14 +260,14 @@ class Subscriber:
         if self.status() != known:
             return
         status = replace(status, at=self._facts.now())
-        self._facts.save("subscription", status)
-        if status.state == SUBSCRIBED and self._facts.recall("first_subscribed_at") is None:
-            self._facts.remember("first_subscribed_at", str(status.at))
+        self._facts.save(self._fact, status)
         changed = (known.state, known.detail) != (status.state, status.detail) or known.at < self._started_at
+        names = {"event_name": self._event_name}
         if changed and status.state == SUBSCRIBED:
-            log.info("subscribed", subscription=status.uuid, external_id=self._config.external_id)
+            name = external_id(self._config, self._event_name)
+            log.info("subscribed", **names, subscription=status.uuid, external_id=name)
         elif changed:
-            log.error(f"subscription_{status.state}", reason=status.detail)
+            log.error(f"subscription_{status.state}", **names, reason=status.detail)
 
     def _warn(self, name: str, **fields: object) -> None:
         """Logs a warning once in the life of this process."""
@@ -241,11 +276,12 @@ class Subscriber:
             log.warning(name, **fields)
 
 
-def _echo(listed: Subscription) -> list[str]:
+def echo_of(listed: Subscription) -> list[str]:
+    """How Khoros lists a subscription: its uuid, event, address and query."""
     return [listed.uuid, listed.event_name, listed.notification_uri, listed.query]
 
 
 def _is_unchanged(current: Subscription, known: SubscriptionStatus, wanted: list[str]) -> bool:
     """Whether nobody changed the subscription since our last upsert. Khoros may list it in other words than ours (no
     query, another spelling of the address), so it is compared with Khoros' own earlier words."""
-    return known.wanted == wanted and _echo(current) in (known.echo, [known.uuid, *wanted])
+    return known.wanted == wanted and echo_of(current) in (known.echo, [known.uuid, *wanted])

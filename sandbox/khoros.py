@@ -1,5 +1,8 @@
 """A simulated Khoros Marketing: the v2 notification API as published, and an inbox page where one applies labels.
 
+People label posts, rules fire, messages are published, accounts are disconnected: each is an event for every active
+subscription of its name.
+
 https://developer.khoros.com/khorosmarketingdevdocs/reference/notification-overview
 It pushes every event once and never again, whatever the answer is: no retry is published.
 """
@@ -29,15 +32,18 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from sandbox.calls import Call, Recorder
 from sandbox.faults import Faults, control
+from sandbox.messages import account_data, label_sets_of, new_message, result_of, rule_data
 from sandbox.pages import ago, is_api, portrait, protect, refuse_strangers
 from sandbox.posts import OTHER_LABELS, network_of, new_post, posts_at
 
-LABEL_APPLIED = "stream-item-label-applied"
+LABEL_APPLIED, RULE_APPLIED = "stream-item-label-applied", "rule-applied"
+PUBLISHED, SENT, NEEDS_APPROVAL = "message-published", "message-sent-to-network", "message-needs-approval"
+DEAUTHORISED, CREDENTIAL_DELETED = "credential-deauth", "credential-delete"
 EVENT_NAMES = {
-    LABEL_APPLIED, "rule-applied", "message-published", "message-sent-to-network", "message-needs-approval",
-    "credential-auth", "credential-reauth", "credential-deauth", "credential-delete", "pass-conversation-control",
-    "error-custom-crm",
+    LABEL_APPLIED, RULE_APPLIED, PUBLISHED, SENT, NEEDS_APPROVAL, DEAUTHORISED, CREDENTIAL_DELETED,
+    "credential-auth", "credential-reauth", "pass-conversation-control", "error-custom-crm",
 }  # fmt: skip
+ANNOUNCEMENT = "Our spring roast is here ☕ 20% off until Sunday <3"
 STATUSES = ("ACTIVE", "PAUSED", "DISABLED")
 USER_ID = 4711
 DEVELOPER_INACTIVE = b"<!doctype html><html><head><title>403</title></head><h1>Developer Inactive</h1></html>"
@@ -64,10 +70,12 @@ class FakeSubscription:
     status: str
     created_date: str
 
-    def wants(self, label: str) -> bool:
-        """Whether this subscription gets an event about `label`: the regular expression `query` finds a match in it."""
-        subscribed = self.status == "ACTIVE" and self.event_name == LABEL_APPLIED
-        return subscribed and (not self.query or re.search(self.query, label) is not None)
+    def wants(self, event_name: str, word: str, *, in_full: bool = False) -> bool:
+        """Whether this subscription gets an event of this name about `word`, a label, a rule or a service: the regular
+        expression `query` finds a match in it, or with `in_full` matches all of it; which one is not published."""
+        match = re.fullmatch if in_full else re.search
+        subscribed = self.status == "ACTIVE" and self.event_name == event_name
+        return subscribed and (not self.query or match(self.query, word) is not None)
 
 
 @dataclass(frozen=True)
@@ -89,8 +97,10 @@ class FakeKhoros:
     """One company with one token. `app` is the WSGI app; give it to `Server`; the API is under /v2.
 
     With `bare` payloads come without their envelope. `event_order` is the order of /data/{uuid}, `events_shape` the
-    wrapping of its list. Without `labels_in_events` both lists of labels are empty, as in the published example. The
-    page's buttons apply `label_name`; the page links to `zendesk_page_url`.
+    wrapping of its list. Without `labels_in_events` both lists of labels are empty, as in the published example;
+    `label_prefix` is written before a label ("General Labels - "). `query_in_full`: queries match in full, not in part.
+    `label_sets` are the company's. `clock_ahead_s` sets this service's own clock. The page's buttons apply
+    `label_name`; the page links to `zendesk_page_url`.
     """
 
     def __init__(
@@ -109,12 +119,15 @@ class FakeKhoros:
         self.bare = False
         self.event_order: Literal["newest", "oldest"] = "newest"
         self.events_shape: Literal["bare", "data", "data.items"] = "data"
-        self.labels_in_events = True
+        self.labels_in_events, self.label_prefix, self.query_in_full = True, "", False
+        self.label_sets = label_sets_of((label_name, *OTHER_LABELS))
+        self.clock_ahead_s = 0.0
         self.faults = Faults(lambda status: _failure(status, f"Status {status}"), DEVELOPER_INACTIVE)
-        self._clock = clock
+        self._true_clock = clock
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._posts = {post["entityId"]: post for post in posts_at(clock())}
+        self._messages: dict[str, dict[str, Any]] = {}
         self._subscriptions: dict[str, FakeSubscription] = {}
         self._events: dict[str, _Event] = {}  # by event uuid, oldest first
         self._pushes: list[Push] = []
@@ -152,6 +165,12 @@ class FakeKhoros:
         with self._lock:
             return dict(self._posts)
 
+    @property
+    def messages(self) -> dict[str, dict[str, Any]]:
+        """The messages by their ids, as they are now, oldest first."""
+        with self._lock:
+            return dict(self._messages)
+
     def event(self, event_uuid: str) -> dict[str, Any]:
         """The notification of an event. Raises KeyError for an unknown event."""
         with self._lock:
@@ -160,17 +179,53 @@ class FakeKhoros:
     def label(self, post_id: str, label: str, *, times: int = 1) -> list[str]:
         """Applies `label` to a post, `times` times; each time is an event of its own. Returns the eventUuids, one for
         each active subscription that wants it. Raises KeyError for an unknown post."""
-        made = []
         with self._lock:
-            for _ in range(times):
-                post = self._posts[post_id]
-                labels = [*(name for name in post["labels"] if name != label), label]
-                self._posts[post_id] = {**post, "labels": labels}
-                wanting = [s for s in self._subscriptions.values() if s.wants(label)]
-                made += [self._make_event(subscription, post_id, label) for subscription in wanting]
-        for event_uuid in made:
-            self._push(event_uuid)
-        return made
+            post, name = self._posts[post_id], self.label_prefix + label
+            self._posts[post_id] = {**post, "labels": [*(one for one in post["labels"] if one != name), name]}
+            data = {"labels": [name] if self.labels_in_events else [], "items": [self._shown(post_id)]}
+            return [made for _ in range(times) for made in self._happen(LABEL_APPLIED, label, data)]
+
+    def fire_rule(self, post_id: str, rule_name: str, *, rule_id: str = "1001", times: int = 1) -> list[str]:
+        """Lets a rule match a post, `times` times; returns as `label` does."""
+        with self._lock:
+            data = rule_data(self.company_id, rule_id, rule_name, self._shown(post_id))
+            return [made for _ in range(times) for made in self._happen(RULE_APPLIED, rule_name, data)]
+
+    def publish(
+        self, service: str = "FACEBOOK", text: str = ANNOUNCEMENT, *, status: str = "PUBLISHED", **more: Any
+    ) -> list[str]:
+        """Lets a message go live, or with the status ERROR fail to; returns as `label` does. `more` is `title`,
+        `labels`, `kind`, or the `message_id` of an earlier one; any other name is a field that is changed."""
+        return self._tell(PUBLISHED, service, text, status, more)
+
+    def send_to_network(self, service: str = "FACEBOOK", text: str = ANNOUNCEMENT, **more: Any) -> list[str]:
+        """Lets a network take a message that it publishes later by itself; as `publish`."""
+        return self._tell(SENT, service, text, "PENDING", more)
+
+    def needs_approval(self, service: str = "FACEBOOK", text: str = ANNOUNCEMENT, **more: Any) -> list[str]:
+        """Lets a message wait for a colleague's approval; as `publish`."""
+        return self._tell(NEEDS_APPROVAL, service, text, "", more)
+
+    def disconnect(self, account_id: str = "9001", *, service: str = "FACEBOOK", deleted: bool = False) -> list[str]:
+        """Lets a social account lose its connection, or be deleted; returns as `label` does."""
+        event_name = CREDENTIAL_DELETED if deleted else DEAUTHORISED
+        with self._lock:
+            return self._happen(event_name, service, account_data(account_id, service))
+
+    def list_only(self, event: dict[str, Any], *, event_name: str = LABEL_APPLIED, place: int | None = None) -> None:
+        """Lets an event have happened that nobody pushes: /data/{uuid} of the first subscription of this name lists it
+        as the newest one, or as number `place` from the oldest. Raises StopIteration without such a subscription."""
+        with self._lock:
+            [uuid, *_] = [s.uuid for s in self._subscriptions.values() if s.event_name == event_name]
+            events = list(self._events.items())
+            at = len(events) if place is None else place
+            name = str(event.get("eventUuid") or f"listed-{len(events)}")
+            self._events = dict([*events[:at], (name, _Event(uuid, event)), *events[at:]])
+
+    def forget_event(self, event_uuid: str) -> None:
+        """Lists an event no longer. Raises KeyError for an unknown event."""
+        with self._lock:
+            del self._events[event_uuid]
 
     def label_many(self, n: int, label: str | None = None) -> list[str]:
         """Adds `n` new posts and applies the label to each. Returns the posts' ids."""
@@ -196,15 +251,22 @@ class FakeKhoros:
         with self._idle:
             return self._idle.wait_for(lambda: self._under_way == 0, timeout_s)
 
-    def set_status(self, status: str) -> None:
-        """Sets the status of every subscription, as an administrator of Khoros would."""
-        with self._lock:
-            self._subscriptions = {key: replace(s, status=status) for key, s in self._subscriptions.items()}
+    def set_status(self, status: str, event_name: str | None = None) -> None:
+        """Sets the status of every subscription, or of those of one event name, as an administrator of Khoros would."""
+        self.change_subscriptions(event_name, status=status)
 
-    def forget_subscriptions(self) -> None:
-        """Deletes every subscription."""
+    def change_subscriptions(self, event_name: str | None = None, /, **changes: Any) -> None:
+        """Changes these fields of every subscription, or of those of one event name, from Khoros' side."""
         with self._lock:
-            self._subscriptions.clear()
+            for key, one in self._subscriptions.items():
+                if event_name in (None, one.event_name):
+                    self._subscriptions[key] = replace(one, **changes)
+
+    def forget_subscriptions(self, event_name: str | None = None) -> None:
+        """Deletes every subscription, or those of one event name."""
+        with self._lock:
+            kept = {key: s for key, s in self._subscriptions.items() if event_name not in (None, s.event_name)}
+            self._subscriptions = kept
 
     def close(self) -> None:
         """Stops pushing. Events that have not left stay in /data; a push under way ends by its timeout."""
@@ -224,9 +286,39 @@ class FakeKhoros:
 
     # Events.
 
-    def _make_event(self, subscription: FakeSubscription, post_id: str, label: str) -> str:
+    def _clock(self) -> float:
+        return self._true_clock() + self.clock_ahead_s
+
+    def _shown(self, post_id: str) -> dict[str, Any]:
+        """A post as events show it."""
+        return self._posts[post_id] if self.labels_in_events else {**self._posts[post_id], "labels": []}
+
+    def _tell(self, event_name: str, service: str, text: str, status: str, more: dict[str, Any]) -> list[str]:
+        """Makes a message, or takes an earlier one a step further, and the event about it."""
+        message_id = str(more.pop("message_id", ""))
+        words: dict[str, Any] = {"title": "Spring roast", "labels": ["General Labels - Campaign"], "kind": "Status"}
+        words |= {name: more.pop(name) for name in words.keys() & more.keys()}
+        with self._lock:
+            number = int(message_id) if message_id.isdecimal() else 88_000 + len(self._messages)
+            message = self._messages.get(message_id) or new_message(
+                number, self._clock(), service=service, text=text, **words
+            )
+            results = [result_of(message["service"], number, status, self._clock())] if status else []
+            message = {**message, "publicationResults": results, **more}
+            self._messages[str(message["id"])] = message
+            return self._happen(event_name, str(message["service"]), message)
+
+    def _happen(self, event_name: str, word: str, data: dict[str, Any]) -> list[str]:
+        """Makes an event for each subscription that wants it, and pushes it. Returns their uuids."""
+        in_full = self.query_in_full
+        wanting = [s for s in self._subscriptions.values() if s.wants(event_name, word, in_full=in_full)]
+        made = [self._make_event(subscription, data) for subscription in wanting]
+        for event_uuid in made:
+            self._push(event_uuid)
+        return made
+
+    def _make_event(self, subscription: FakeSubscription, data: dict[str, Any]) -> str:
         event_uuid = str(uuid.uuid4())
-        item = self._posts[post_id] if self.labels_in_events else {**self._posts[post_id], "labels": []}
         self._events[event_uuid] = _Event(
             subscription.uuid,
             {
@@ -236,7 +328,7 @@ class FakeKhoros:
                 "eventUuid": event_uuid,
                 "type": "hydrated",
                 "subscriptionUuid": subscription.uuid,
-                "data": {"labels": [label] if self.labels_in_events else [], "items": [item]},
+                "data": data,
             },
         )
         return event_uuid
@@ -289,6 +381,7 @@ class FakeKhoros:
             ("DELETE", one, self._delete_subscription),
             ("GET", "/v2/events/data/<subscription_uuid>", self._list_events),
             ("GET", "/v2/whoami/", self._whoami),
+            ("GET", "/v2/labelsets/", self._list_label_sets),
         ]
         for method, path, view in api:
             app.add_url_rule(path, f"{method} {path}", self._api_view(view), methods=[method])
@@ -300,6 +393,7 @@ class FakeKhoros:
         app.register_error_handler(HTTPException, _http_error)
         app.before_request(refuse_strangers)
         app.after_request(protect)
+        app.after_request(self._date)
 
     def _api_view(self, view: Callable[..., Any]) -> Callable[..., Response]:
         """`view` with a check of the token before it and the envelope around its payload."""
@@ -311,6 +405,11 @@ class FakeKhoros:
             return payload if isinstance(payload, Response) else jsonify(payload if self.bare else _envelope(payload))
 
         return answer
+
+    def _date(self, response: Response) -> Response:
+        """The time by this service's own clock."""
+        response.date = datetime.fromtimestamp(self._clock(), UTC)
+        return response
 
     def _admit(self) -> None:
         if request.headers.get("Authorization") != f"Bearer {self.token}":
@@ -387,6 +486,14 @@ class FakeKhoros:
         payload = {"items": shown} if self.events_shape == "data.items" else shown
         return jsonify(payload if self.bare or self.events_shape == "bare" else _envelope(payload))
 
+    def _list_label_sets(self) -> Response:
+        """Pages begin with 1, and both parameters are required."""
+        page, size = _number("pageNumber"), _number("pageSize")
+        if not page or not size:
+            raise _Refused(400, "pageNumber and pageSize are required")
+        shown = self.label_sets[(page - 1) * size : page * size]
+        return jsonify(data=shown, pageNumber=page, pageSize=size, totalRecords=len(self.label_sets))
+
     def _whoami(self) -> dict[str, Any]:
         company = {"id": self.company_id, "name": "Acme Coffee", "products": ["CONVERSATIONS"]}
         person = {"id": USER_ID, "email": "relay@acme.example", "firstName": "Relay", "lastName": "Service"}
@@ -420,7 +527,11 @@ class FakeKhoros:
         with self._lock:
             posts = [post for post in self._posts.values() if post["entityId"] not in leave_out]
             subscriptions = list(self._subscriptions.values())
-            newest = {e.notification["data"]["items"][0]["entityId"]: key for key, e in self._events.items()}
+            newest = {
+                item["entityId"]: key
+                for key, event in self._events.items()
+                for item in event.notification["data"].get("items", ())
+            }
             pushes = {push.event_uuid: push for push in self._pushes}
             times_pushed = Counter(push.event_uuid for push in self._pushes)
             pushing = self._under_way > 0
@@ -454,7 +565,8 @@ class FakeKhoros:
         event_uuid = request.form.get("event", "")
         try:
             self.repeat(event_uuid)
-            return self._back_to(self.event(event_uuid)["data"]["items"][0]["entityId"])
+            items = self.event(event_uuid)["data"].get("items") or [{"entityId": ""}]
+            return self._back_to(items[0]["entityId"])
         except KeyError:
             return Response("There is no such event.\n", 404, content_type="text/plain")
 

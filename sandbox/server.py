@@ -117,10 +117,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: str, headers: list[tuple[str, str]], body: bytes) -> None:
         code, _, reason = status.partition(" ")
-        self.send_response(int(code), reason)
-        for name, value in headers:
+        self.send_response_only(int(code), reason)
+        names = {name.lower() for name, _ in headers}
+        usual = [("Server", self.version_string()), ("Date", self.date_time_string())]
+        for name, value in [*(one for one in usual if one[0].lower() not in names), *headers]:
             self.send_header(name, value)
-        if not any(name.lower() == "content-length" for name, _ in headers) and code not in ("204", "304"):
+        if "content-length" not in names and code not in ("204", "304"):
             self.send_header("Content-Length", str(len(body)))
         if self.close_connection:
             self.send_header("Connection", "close")

@@ -11,8 +11,8 @@ import pytest
 import responses
 from contracts import validate
 
-from events import LABEL_APPLIED
-from khoros_client import KhorosClient, Subscription, read_khoros_answer
+from events import LABEL_APPLIED, RULE_APPLIED
+from khoros_client import Garbled, KhorosClient, Label, Subscription, Upserted, read_khoros_answer
 from outbound import Answer, AuthFailed, Rejected, ServiceError, Unavailable
 
 BASE = "https://api.spredfast.com/v2"
@@ -43,7 +43,7 @@ def client() -> KhorosClient:
     return KhorosClient(BASE, TOKEN, 4711)
 
 
-def subscribe(client: KhorosClient, **changes: str) -> Subscription:
+def subscribe(client: KhorosClient, **changes: str) -> Upserted:
     settings = {"event_name": LABEL_APPLIED, "external_id": "x", "query": "q", "bearer_token": "b"}
     return client.subscribe(**{**settings, "notification_uri": "https://relay.example", **changes})
 
@@ -98,7 +98,7 @@ def test_subscribing_posts_what_khoros_publishes(khoros: responses.RequestsMock,
         query="CreateCase",
         bearer_token="n0tification-bearer-token",
     )
-    assert made == Subscription.parse(LISTED)
+    assert made.subscription == Subscription.parse(LISTED)
     body = json.loads(sent(khoros).body)
     assert body == {
         "companyId": 4711,
@@ -122,7 +122,33 @@ def test_without_an_address_the_subscription_is_one_to_poll(
     khoros.post(f"{BASE}/events/subscription", body="Coming Soon", content_type="text/plain")
     made = subscribe(client, notification_uri="")
     assert "notificationUri" not in json.loads(sent(khoros).body)
-    assert made.uuid == ""
+    assert made.subscription.uuid == ""
+
+
+def test_without_a_query_the_body_has_none(khoros: responses.RequestsMock, client: KhorosClient) -> None:
+    khoros.post(f"{BASE}/events/subscription", json=LISTED)
+    subscribe(client, event_name=RULE_APPLIED, query="")
+    body = json.loads(sent(khoros).body)
+    assert "query" not in body and body["eventName"] == RULE_APPLIED
+    validate(body, "khoros", "subscribe")
+
+
+@pytest.mark.parametrize(
+    ("header", "date"),
+    [
+        ("Wed, 12 Apr 2017 14:01:11 GMT", 1492005671.0),
+        ("Wed, 12 Apr 2017 14:01:11 +0000", 1492005671.0),
+        ("yesterday", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_answer_to_an_upsert_has_khoros_own_time(
+    header: str | None, date: float | None, khoros: responses.RequestsMock, client: KhorosClient
+) -> None:
+    headers = {"Date": header} if header is not None else {}
+    khoros.post(f"{BASE}/events/subscription", json=LISTED, headers=headers)
+    assert subscribe(client).date == date
 
 
 @pytest.mark.parametrize("status", ["ACTIVE", "PAUSED", "DISABLED"])
@@ -152,7 +178,7 @@ def test_events_are_asked_for_with_real_numbers(khoros: responses.RequestsMock, 
     khoros.get(
         f"{BASE}/events/data/s-1", json={"data": [{"eventUuid": "e-1"}, None, "junk"], "status": {"succeeded": True}}
     )
-    assert client.events("s-1", offset=200, limit=100) == [{"eventUuid": "e-1"}]
+    assert client.events("s-1", offset=200, limit=100) == [{"eventUuid": "e-1"}, None, "junk"]
     assert parse_qs(urlsplit(sent(khoros).url).query) == {"offset": ["200"], "limit": ["100"]}
 
 
@@ -169,7 +195,9 @@ def asked_pages(khoros: responses.RequestsMock) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    "sizes", [(0,), (1,), (99,), (100, 0), (100, 100, 7)], ids=["none", "one", "nearly a page", "a page", "three pages"]
+    "sizes",
+    [(0, 0), (1,), (99,), (100, 0), (100, 100, 7), (0, 3), (0, 100, 3)],
+    ids=["none", "one", "nearly a page", "a page", "three pages", "the first page is 1", "pages from 1 on"],
 )
 def test_every_page_of_subscriptions_is_listed(
     khoros: responses.RequestsMock, client: KhorosClient, sizes: tuple[int, ...]
@@ -191,6 +219,50 @@ def test_a_list_without_end_is_left_after_ten_pages(khoros: responses.RequestsMo
     pages(khoros, *[100] * 10)
     assert len(client.subscriptions()) == 1000
     assert len(khoros.calls) == 10
+
+
+def label_set(name: str, *labels: Any, status: str = "ACTIVE") -> dict[str, Any]:
+    return {"id": name, "name": name, "status": status, "labels": list(labels)}
+
+
+def test_labels_are_listed_with_their_sets_and_whether_they_are_active(
+    khoros: responses.RequestsMock, client: KhorosClient
+) -> None:
+    listed = [
+        label_set(
+            "General", {"id": 1, "name": "CreateCase", "status": "ACTIVE"}, {"name": "Old", "status": "INACTIVE"}
+        ),
+        label_set("Retired", {"name": "VIP", "status": "active"}, {"name": "No status"}, status="DELETED"),
+        {"name": "Odd", "labels": [{"name": "VIP"}, "text", None]},
+        {"name": "Empty", "labels": None},
+    ]
+    answer = {"data": listed, "pageNumber": 1, "pageSize": 100, "totalRecords": 4}
+    khoros.get(f"{BASE}/labelsets/", json=answer)
+    assert client.labels() == [
+        Label("CreateCase", "General", active=True),
+        Label("Old", "General", active=False),
+        Label("VIP", "Retired", active=False),
+        Label("No status", "Retired", active=False),
+        Label("VIP", "Odd", active=True),
+    ]
+    assert asked_pages(khoros) == [("1", "100")]
+    validate(answer, "khoros", "label_sets")
+
+
+def test_pages_of_labels_are_counted_from_one_and_are_bounded(
+    khoros: responses.RequestsMock, client: KhorosClient
+) -> None:
+    for page in range(10):
+        sets = [label_set(f"{page}-{n}", {"name": f"label {page}-{n}"}) for n in range(100)]
+        khoros.get(f"{BASE}/labelsets/", json={"data": sets})
+    assert len(client.labels()) == 1000
+    assert asked_pages(khoros) == [(str(page), "100") for page in range(1, 11)]
+
+
+def test_a_refused_list_of_labels_is_an_error(khoros: responses.RequestsMock, client: KhorosClient) -> None:
+    khoros.get(f"{BASE}/labelsets/", status=403, json={})
+    with pytest.raises(AuthFailed):
+        client.labels()
 
 
 def test_whoami_tells_whose_token_it_is(khoros: responses.RequestsMock, client: KhorosClient) -> None:
@@ -218,6 +290,37 @@ def test_the_payload_comes_bare_or_in_its_envelope(body: object, payload: object
 
 
 @pytest.mark.parametrize(
+    ("body", "content_type", "text"),
+    [
+        pytest.param(b'[{"text": "f\xfcr"}]', "application/json", "f\ufffdr", id="a bad byte"),
+        pytest.param(b'[{"text": "f\xfcr"}]', "application/json; charset=ISO-8859-1", "f\xfcr", id="declared"),
+        pytest.param('[{"text": "f\xfcr"}]'.encode(), 'a/b; charset="latin-1"', "f\xfcr", id="declared wrongly"),
+        pytest.param(b'[{"text": "f\xfcr"}]', "a/b; charset=nonsense", "f\ufffdr", id="an unknown charset"),
+        pytest.param(b'\xef\xbb\xbf[{"text": "f"}]', "application/json", "f", id="a BOM"),
+        pytest.param('[{"text": "f\xfcr"}]'.encode("utf-16"), "application/json", "f\xfcr", id="UTF-16"),
+        pytest.param(b'[{"text": "a\nb\tc\x01"}]', "application/json", "a\nb\tc\x01", id="control characters"),
+        pytest.param(b'[{"text": "f"}]\r\n\x00\x00', "application/json", "f", id="NUL behind"),
+    ],
+)
+def test_a_list_is_read_as_well_as_can_be(
+    body: bytes, content_type: str, text: str, khoros: responses.RequestsMock, client: KhorosClient
+) -> None:
+    khoros.get(f"{BASE}/events/data/s-1", body=body, headers={"Content-Type": content_type})
+    assert client.events("s-1", offset=0, limit=10) == [{"text": text}]
+
+
+@pytest.mark.parametrize("body", [b"{", b"[{}", b'[{"a": nope}]', b"[" * 100_000, b'{"data": [1, 2'])
+def test_data_that_cannot_be_read_is_returned_as_text_with_the_error(
+    body: bytes, khoros: responses.RequestsMock, client: KhorosClient
+) -> None:
+    khoros.get(f"{BASE}/events/data/s-1", body=body)
+    with pytest.raises(Garbled, match="data that cannot be read") as caught:
+        client.events("s-1", offset=0, limit=10)
+    assert (caught.value.text, caught.value.status) == (body.decode(), 200)
+    assert body.decode() not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("status", "body"), [(200, b"Coming Soon"), (204, b""), (200, b"")], ids=["Coming Soon", "204", "nothing"]
 )
 def test_success_without_data_is_success(status: int, body: bytes) -> None:
@@ -238,7 +341,7 @@ def test_a_list_may_be_inside_an_object(
     khoros: responses.RequestsMock, client: KhorosClient, body: dict[str, Any]
 ) -> None:
     khoros.get(f"{BASE}/events/data/s-1", json=body)
-    assert client.events("s-1", offset=0, limit=10) == [{"a": 1}]
+    assert client.events("s-1", offset=0, limit=10)[0] == {"a": 1}
 
 
 @pytest.mark.parametrize("body", ['"text"', "5", "null", '{"items": 5}', "{}", "Coming Soon"])
