@@ -6,21 +6,23 @@ https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks
 from __future__ import annotations
 
 import json
+import shlex
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import log
 from config import Config
 from inbox.facts import Facts, read_tolerantly
-from inbox.gate import UNAUTHORISED
-from inbox.inbox import Inbox
+from inbox.gate import OPEN, REFUSING, UNAUTHORISED, Gate
+from inbox.items import Counts
 from khoros.subscription import FAILED, LOGIN_REFUSED, NO_ADDRESS, PAUSED
-from operations.health import Health, current_health, title
+from operations.health import Health, event_words, title
 from outbound import Answer, ServiceError, Unavailable, new_session, send
 
 QUIET_S = 3600.0  # at most one message per subject in this time
 KHOROS_MAY_FAIL_S = 120.0
+DEPLOY_S = 120.0  # two releases with other ROUTES may run side by side
 MENDED_S = 7200.0  # a repaired subscription is reported for this long: longer than QUIET_S
 ALERT_TURN_S = 120.0  # longer than the messages of one step take
 FIRST_RETRY_S, LONGEST_RETRY_S = 30.0, 3600.0
@@ -28,9 +30,9 @@ LONGEST_PAUSE_S = 86_400.0  # a webhook that asks for more is called once a day
 MORE = "Find out more with: flask --app app check"
 SEE_WHY = "See why with: flask --app app inbox list"
 NO_MORE_ALERTS = "no alert is sent any more; make a new webhook, set ALERT_WEBHOOK_URL and restart the service"
-LOST_LABELS = (
-    "The subscription was gone, changed or disabled in Khoros; the relay has repaired it. "
-    "Posts labelled in the hour before may be missing: label those again."
+LOST_EVENTS = (
+    "A subscription was gone, changed or disabled in Khoros; the relay has repaired it. "
+    "What happened in the hour before may be missing: label those posts again."
 )
 SendText = Callable[[str, str], Answer]
 News = dict[str, tuple[str, "Alerted"]]  # by subject: the text to send, which may be empty, and what people know then
@@ -58,39 +60,63 @@ class Alerted:
     well: str = ""
 
 
-def find_problems(health: Health, alert_after_s: float) -> dict[str, Problem]:
-    """The present problems by subject."""
-    counts, found = health.counts, _subscription_problem(health)
-    if counts.parked:
-        refuser = " or ".join(map(title, health.gates))
-        need = f"{count_posts(counts.parked)} attention: {refuser} refused it, or what Khoros sent cannot be read."
-        found["parked"] = Problem(f"{need} {SEE_WHY}", "No post needs attention any more.", level=counts.parked)
-    oldest_s = counts.oldest_pending_s or 0.0
-    if oldest_s > alert_after_s:
-        reasons = [f"{title(name)}: {gate.state}. {gate.reason}".strip(". ") for name, gate in health.closed.items()]
-        why = ". ".join(reasons) or f"{SEE_WHY} --state pending"
-        wait = f"{count_posts(counts.pending, 'wait')} for delivery, the oldest for {oldest_s / 60:.0f} minutes."
-        text = f"{wait} {why}. Nothing is lost: the relay keeps trying."
-        found["waiting"] = Problem(text, "Posts no longer wait: they are delivered again.")
+def find_problems(health: Health) -> dict[str, Problem]:
+    """The present problems by subject: each destination and each subscription has its own."""
+    found = _khoros_problems(health)
+    for name, counts in health.waiting.items():
+        if counts.parked:
+            why = f"{title(name)} refused it" if name else "what Khoros sent cannot be read"
+            well = f"No post for {title(name)} needs attention any more." if name else "All that arrived is read."
+            text = f"{count_posts(counts.parked)} attention: {why}. {SEE_WHY}"
+            found[f"{name}_parked"] = Problem(text, well, level=counts.parked)
     for name, gate in health.gates.items():
-        if gate.state == UNAUTHORISED:
-            well = f"{title(name)} accepts the relay's credentials again."
+        if gate.state in (UNAUTHORISED, REFUSING):
+            well = f"{title(name)} accepts the relay's calls again."
             found[f"{name}_credentials"] = Problem(f"{gate.reason}. {MORE}", well)
+        if name in health.late:
+            found[f"{name}_waiting"] = _waiting_problem(name, gate, health.of(name))
+    for name, counts in health.abandoned.items():
+        wait = f"{count_posts(counts.pending + counts.parked, 'wait')} for {title(name)}"
+        text = f"{wait}, but no line of ROUTES leads there any more. {put_aside(name)}"
+        found[f"{name}_abandoned"] = Problem(text, f"No post waits for {title(name)} any more.", after_s=DEPLOY_S)
     return found
 
 
-def _subscription_problem(health: Health) -> dict[str, Problem]:
-    state, detail, well = health.subscription.state, health.subscription.detail, "The relay is subscribed in Khoros."
-    if state == LOGIN_REFUSED:
-        return {"khoros_credentials": Problem(f"{detail}. {MORE}", "Khoros accepts the relay's access token again.")}
-    if state in (FAILED, NO_ADDRESS):
-        text = f"The relay is not subscribed in Khoros: {detail}."
-        return {"subscription": Problem(text, well, after_s=KHOROS_MAY_FAIL_S)}
-    if state == PAUSED:
-        return {"subscription": Problem(f"Labels are not delivered: {detail}.", well, level=1)}
-    if health.now - MENDED_S < health.mended_at <= health.now:
-        return {"lost_labels": Problem(LOST_LABELS, level=int(health.mended_at))}
-    return {}
+def put_aside(name: str) -> str:
+    """What to do about the items of a destination that no line of ROUTES names."""
+    listed = f"flask --app app inbox list --state all --destination {shlex.quote(name)}"
+    return f"Add its line again, or list them and give them up: {listed}; flask --app app inbox discard ITEM"
+
+
+def _waiting_problem(name: str, gate: Gate, counts: Counts) -> Problem:
+    wait = f"{count_posts(counts.pending, 'wait')} for {title(name)}"
+    why = f"{gate.state}. {gate.reason}".strip(". ") if gate.state != OPEN else f"{SEE_WHY} --state pending"
+    minutes = (counts.oldest_pending_s or 0.0) / 60
+    text = f"{wait}, the oldest for {minutes:.0f} minutes. {why}. Nothing is lost: the relay keeps trying."
+    return Problem(text, f"Posts no longer wait for {title(name)}: they are delivered again.")
+
+
+def _khoros_problems(health: Health) -> dict[str, Problem]:
+    found = {}
+    for name, status in health.subscriptions.items():
+        well = f"The relay is subscribed in Khoros to {event_words(name)}."
+        if status.state == LOGIN_REFUSED:
+            accepts = "Khoros accepts the relay's access token again."
+            found["khoros_credentials"] = Problem(f"{status.detail}. {MORE}", accepts)
+        elif status.state in (FAILED, NO_ADDRESS):
+            text = f"The relay is not subscribed in Khoros to {event_words(name)}: {status.detail}."
+            found[f"{name}_subscription"] = Problem(text, well, after_s=KHOROS_MAY_FAIL_S)
+        elif status.state == PAUSED:
+            text = f"Khoros does not deliver {event_words(name)}: {status.detail}."
+            found[f"{name}_subscription"] = Problem(text, well, level=1)
+    for name, poll in health.failing_polls.items():
+        if health.subscriptions[name].state == FAILED:  # for this reason, where we only poll
+            continue
+        text = f"Missed {event_words(name)} cannot be fetched from Khoros: {poll.failed}. {MORE}"
+        found[f"{name}_polling"] = Problem(text, "Missed events can be fetched again.", after_s=KHOROS_MAY_FAIL_S)
+    if not found and health.now - MENDED_S < health.mended_at <= health.now:
+        found["lost_events"] = Problem(LOST_EVENTS, level=int(health.mended_at))
+    return found
 
 
 def find_news(problems: Mapping[str, Problem], known: Mapping[str, Alerted], now: float) -> News:
@@ -131,14 +157,12 @@ class Alerts:
     def __init__(
         self,
         config: Config,
-        inbox: Inbox,
         facts: Facts,
-        destinations: Iterable[str],
+        look: Callable[[], Health],
         post: SendText = post_text,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._url, self._after_s, self._post, self._clock = config.alert_url, config.alert_after_s, post, clock
-        self._inbox, self._facts, self._destinations = inbox, facts, tuple(destinations)
+        self._url, self._facts, self._look, self._post, self._clock = config.alert_url, facts, look, post, clock
         self._name = f"Khoros to Zendesk relay ({config.public_url or config.external_id})"
         self._failures, self._next_at, self._subject = 0, 0.0, ""
 
@@ -156,10 +180,10 @@ class Alerts:
             self._facts.end_turn("alerting")
 
     def _news(self) -> tuple[dict[str, Alerted], News]:
-        health = current_health(self._inbox, self._facts, self._destinations)
+        health = self._look()
         kept = json.loads(self._facts.recall("alerts") or "{}")
         known = {subject: read_tolerantly(json.dumps(state), Alerted) for subject, state in kept.items()}
-        return known, find_news(find_problems(health, self._after_s), known, health.now)
+        return known, find_news(find_problems(health), known, health.now)
 
     def _send_all(self, known: dict[str, Alerted], news: News) -> None:
         # The subject that failed last time comes last: a text that the webhook refuses delays no other.

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from difflib import get_close_matches
+from functools import cache, partial
 from typing import Any
 
+import log
 from destinations.destination import Destination
-from events import as_list, as_object, read_text
+from destinations.filters import Filter
+from events import LABEL_APPLIED, as_list, as_object, read_text
 from inbox.database import DatabaseUnavailable
-from inbox.records import span
+from inbox.gate import OPEN
+from inbox.records import Record, span
 from inbox.schema import PARKED
 from khoros.receive import NOTIFICATIONS_PATH
-from operations.health import title
+from khoros.subscription import external_id
+from khoros_client import Label, Subscription
+from operations.alerts import put_aside
+from operations.health import BAD, event_words, level_of, title, unrouted_words
 from operations.relay import SQLITE_ON_HEROKU, Relay
 from outbound import Bearer, ServiceError, new_session, send
 
 PASSED, NOTED, PROBLEM = "ok", "note", "failed"
+REPORT_IT = "Report this line to those who maintain the relay."
 TEST_POST = "relay-test:"  # the posts of `send-test` have ids that begin so
 Finding = tuple[str, str] | tuple[str, str, str]  # the result, what was found, and what to do
 
@@ -35,13 +43,31 @@ class Check:
 
 def run_checks(relay: Relay) -> Iterator[Check]:
     """Every check in turn. One that fails does not stop the others."""
-    checks = {name: partial(run, relay) for name, run in CHECKS.items()}
-    checks |= {f"{title(one.name)} credential": partial(check_destination, one) for one in relay.destinations}
-    for name, run in checks.items():
+    for name, run in _all_checks(relay).items():
         try:
             yield Check(name, *run())
         except (ServiceError, DatabaseUnavailable) as error:
             yield Check(name, PROBLEM, *explain(error))
+        except Exception as error:
+            yield Check(name, PROBLEM, f"the check itself failed: {log.where(error)}", REPORT_IT)
+
+
+def _all_checks(relay: Relay) -> dict[str, Callable[[], Finding]]:
+    subscriptions, labels = cache(relay.khoros.subscriptions), cache(relay.khoros.labels)  # asked for once
+    checks: dict[str, Callable[[], Finding]] = {
+        "database": partial(check_database, relay),
+        "Khoros access token": partial(check_khoros_token, relay),
+    }
+    for name in relay.routes.queries:
+        checks[f"Khoros subscription: {event_words(name)}"] = partial(check_subscription, relay, name, subscriptions)
+    for route in relay.routes.routes:
+        if LABEL_APPLIED in route.event_names and route.filter:
+            checks[f"Khoros label {route.filter.text}"] = partial(check_label, route.filter, labels)
+    checks["routes"] = partial(check_routes, relay)
+    checks["public address"] = partial(check_public_address, relay)
+    return checks | {
+        f"{title(one.name)} credential": partial(check_destination, relay, one) for one in relay.destinations
+    }
 
 
 def check_database(relay: Relay) -> Finding:
@@ -66,38 +92,64 @@ def check_khoros_token(relay: Relay) -> Finding:
     return PASSED, f"it belongs to user {user.get('id', 'without a number')} and {sees}"
 
 
-def check_subscription(relay: Relay) -> Finding:
-    ours = relay.subscriber.ours(relay.khoros.subscriptions())
+def check_subscription(relay: Relay, event_name: str, listed: Callable[[], Sequence[Subscription]]) -> Finding:
+    """Whether Khoros has our one subscription to these events, as we want it, and its polls work."""
+    ours = [one for one in relay.subscriptions.ours(listed()) if relay.subscriptions.event_name_of(one) == event_name]
+    name = external_id(relay.config, event_name)
     if not ours:
-        to_do = relay.subscriber.status().detail or "The service subscribes by itself when it runs: start it."
-        return PROBLEM, f"Khoros has none named {relay.config.external_id}", to_do
+        to_do = relay.subscriptions.statuses()[event_name].detail
+        return PROBLEM, f"Khoros has none named {name}", to_do or "The service subscribes when it runs: start it."
     if len(ours) > 1:
         to_do = "Each posts every event. For each: flask --app app subscription delete; then: subscription resume"
         return PROBLEM, f"{len(ours)} have our name: {' '.join(one.uuid for one in ours)}", to_do
     if ours[0].status not in ("ACTIVE", ""):
         return PROBLEM, f"{ours[0].uuid} is {ours[0].status}", "To go on: flask --app app subscription resume"
-    if fault := relay.subscriber.fault(ours[0]):
+    if fault := relay.subscriptions.fault(ours[0]):
         to_do = "Restart the service with these variables: it corrects its subscription when it starts."
         return PROBLEM, f"{ours[0].uuid} {fault}", to_do
-    return PASSED, f"{ours[0].uuid}, active, label {relay.config.label.pattern}"
+    if failed := relay.subscriptions.polls()[event_name].failed:
+        return PROBLEM, f"{ours[0].uuid} is active, but missed events cannot be fetched: {failed}", advice(failed)
+    return PASSED, f"{ours[0].uuid}, active"
 
 
-def check_label(relay: Relay) -> Finding:
-    seen = [record for record in relay.records.latest() if not record.subject_id.startswith(TEST_POST)]
+def check_label(wanted: Filter, listed: Callable[[], Sequence[Label]]) -> Finding:
+    """Whether Khoros has the label of a route. Khoros may refuse its list of labels: then nobody knows."""
+    try:
+        labels = listed()
+        unknown = "" if labels else "Khoros lists no label"
+    except ServiceError as error:
+        unknown = str(error)
+    if unknown:
+        return NOTED, f"unknown: {unknown}", "Compare it with the label in the Conversations Inbox, letter by letter."
+    fitting = [label for label in labels if wanted.fits(label.name)]
+    if any(label.active for label in fitting):
+        return PASSED, "an active label in Khoros: " + ", ".join(sorted({one.name for one in fitting if one.active}))
+    if fitting:
+        return PROBLEM, f"{fitting[0].name} is not active in Khoros", "Activate it in Khoros, or name another label."
+    near = get_close_matches(wanted.text, [label.name for label in labels if label.active], n=1)
+    to_do = f"Did you mean {near[0]}? " if near else ""
+    return PROBLEM, "Khoros has no such label", f"{to_do}Correct SPREDFAST_LABEL_NAME or ROUTES, or make the label."
+
+
+def check_routes(relay: Relay) -> Finding:
+    """Whether something waits for a destination without a route, and what arrives."""
+    if abandoned := relay.look().abandoned:
+        found = [f"{one.pending:,} pending and {one.parked:,} parked for {name}" for name, one in abandoned.items()]
+        return PROBLEM, f"{'; '.join(found)}, where no line leads any more", f"{put_aside(next(iter(abandoned)))}."
+    if words := relay.unrouted.recent():
+        to_do = "Nothing is made of these. If one should go somewhere, correct the name in ROUTES."
+        return NOTED, "; ".join(map(unrouted_words, words[:3])), to_do
+    seen = [record for record in relay.records.latest() if TEST_POST not in record.subject_id]
     if seen:
-        return PASSED, f"the latest labelled post arrived {span(relay.inbox.now() - seen[0].received_at)} ago"
-    found = f"no post labelled {relay.config.label.pattern} has arrived yet, and Khoros has no list of its labels"
-    to_do = (
-        "Compare SPREDFAST_LABEL_NAME with the label in the Conversations Inbox, letter by letter, and apply it once."
-    )
-    return NOTED, found, to_do
+        return PASSED, f"the latest event arrived {span(relay.inbox.now() - seen[0].received_at)} ago"
+    return NOTED, "no event has arrived yet", "Apply a label of a route once in the Conversations Inbox."
 
 
 def check_public_address(relay: Relay) -> Finding:
     """Whether the running service answers there and accepts the token that Khoros has."""
     if relay.config.polling:
         return PASSED, "not needed: the service polls"
-    address = relay.subscriber.public_url()
+    address = relay.subscriptions.public_url()
     if not address:
         to_do = "Set PUBLIC_URL to the service's own address, or on Heroku open the app once: heroku open"
         return PROBLEM, "the service does not know its own address", to_do
@@ -111,19 +163,12 @@ def check_public_address(relay: Relay) -> Finding:
     return PROBLEM, f"{address}{NOTIFICATIONS_PATH} answered {status} instead of 202", to_do
 
 
-def check_destination(destination: Destination) -> Finding:
-    """Whether the destination accepts our credentials; raises its ServiceError."""
-    found = destination.check()
+def check_destination(relay: Relay, destination: Destination) -> Finding:
+    """Whether the destination accepts our credentials, and takes our posts. Raises its ServiceError."""
+    found, gate = destination.check(), relay.inbox.gate(destination.name)[0]
+    if level_of(gate.state) == BAD:
+        return PROBLEM, f"{found}; but {gate.state}: {gate.reason}", advice(gate.reason)
     return (NOTED, found, destination.notice) if destination.notice else (PASSED, found)
-
-
-CHECKS: dict[str, Callable[[Relay], Finding]] = {
-    "database": check_database,
-    "Khoros access token": check_khoros_token,
-    "Khoros subscription": check_subscription,
-    "Khoros label": check_label,
-    "public address": check_public_address,
-}
 
 
 def notify(relay: Relay, address: str, event: Mapping[str, Any]) -> int:
@@ -146,6 +191,16 @@ def advice(reason: str) -> str:
     return next(known, "Try again in a minute; if it stays, look at that service's status page or ask its support.")
 
 
+def why_it_waits(relay: Relay, waiting: Sequence[Record], otherwise: str) -> str:
+    """Why these items were not delivered yet, and what to do about it: the reasons of the gates that they wait for, or
+    else their own."""
+    names = [name for name in relay.deliveries if name in {record.destination for record in waiting}]
+    gates = [relay.inbox.gate(name)[0] for name in names]
+    reasons = [gate.reason for gate in gates if gate.state != OPEN]
+    reasons = reasons or [record.reason for record in waiting if record.reason][:1]
+    return " ".join(f"{reason}. {advice(reason)}" for reason in reasons) or otherwise
+
+
 OAUTH_CLIENTS = "Zendesk Admin Center > Apps and integrations > APIs > OAuth clients"
 KHOROS_ADDRESS = "Correct KHOROS_API_URL; normally it is not set at all."
 ZENDESK_ADDRESS = "Correct ZENDESK_API_URL to the account's own address, like https://acme.zendesk.com."
@@ -157,13 +212,24 @@ ADVICE = {
     "KHOROS_API_URL": KHOROS_ADDRESS,
     "Khoros answered 404": KHOROS_ADDRESS,
     "a web page instead": KHOROS_ADDRESS,
-    "Zendesk answered 404": ZENDESK_ADDRESS,
+    "no account works": f"Renew the trial or the plan, or correct the address: {ZENDESK_ADDRESS}",
+    "then send again": "The relay goes on by itself afterwards.",
     "Zendesk answered 429": "The account's calls of this minute are used up: wait a minute.",
     "ZENDESK_API_URL": ZENDESK_ADDRESS,
+    "the OAuth client may not": f"Change that client: {OAUTH_CLIENTS}.",
     "ZENDESK_CLIENT_ID": f"Copy Identifier and Secret again: {OAUTH_CLIENTS}.",
     "lacks the scope": f"Give the OAuth client the scopes tickets:read tickets:write: {OAUTH_CLIENTS}.",
     "takes us for": "Use the credentials of an agent who may create and see tickets.",
     "their rights": "Check the Zendesk credentials, and that their agent may create, comment on and see tickets.",
-    "(SSLError)": "Nothing there has a valid certificate for https: renew it, or correct the address.",
-    "gave no answer": "Does it run? Check the address for typing errors, and that this machine may reach it.",
+    "Slack answered": "The relay goes on by itself afterwards.",
+    "refuses our signature": "Compare WEBHOOK_SECRET here and at the receiver: docs/webhooks.md.",
+    "410 Gone": "Nothing is sent there until then.",
+    "redirects are not followed": "Set the address that it redirects to, when that is the receiver's own.",
+    "REQUESTS_CA_BUNDLE": "Correct that variable, or remove it.",
+    "HTTPS_PROXY": "Correct HTTPS_PROXY, or see whether the proxy works.",
+    "copy it again": "Set the variable again, without the character.",
+    "certificate is not trusted": "Renew the certificate there, or correct the address.",
+    "does not speak https": "Correct the address, and its port.",
+    "no such host name": "Check the address for typing errors.",
+    "cannot be reached": "Does it run? Check the address for typing errors, and that this machine may reach it.",
 }

@@ -15,7 +15,11 @@ from operations.relay import Relay
 
 ITEM_ID = click.IntRange(1, 10**18)
 CONFIRM_DISCARD = "They are never delivered and their text is deleted. Discard them?"
-NOT_RETRIED = "the others are not parked, were never readable, or their text is no longer kept: see inbox list"
+NOT_RETRIED = (
+    "the others are settled or being sent, were never readable, or their text is no longer kept: "
+    "see inbox list --state all"
+)
+NOT_DISCARDED = "the others are settled: see inbox list --state all"
 
 
 @click.group("inbox")
@@ -25,20 +29,21 @@ def inbox_group() -> None:
 
 @command("list", inbox_group, has_json=True)
 @click.option("--state", type=click.Choice([*STATES, "all"]), default=PARKED, show_default=True)
+@click.option("--destination", metavar="NAME", help="Only for this one, like zendesk or slack:#crisis.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="The newest ones.")
-def list_items(relay: Relay, state: str, limit: int, as_json: bool) -> None:
+def list_items(relay: Relay, state: str, destination: str | None, limit: int, as_json: bool) -> None:
     """List what is parked, or in another state.
 
     A parked item needs attention: its destination refused it, or nobody could read it.
     """
-    found = relay.records.latest(None if state == "all" else state, limit)
+    found = relay.records.latest(None if state == "all" else state, limit, destination)
     if as_json:
         return print_json(found)
     now = relay.inbox.now()
     print_table(
         ("item", "state", "age", "attempts", "became", "post"),
         [(r.id, r.state, span(now - r.received_at), r.attempts, became(relay, r), r.subject_id or None) for r in found],
-        [record.reason for record in found],
+        [note_of(relay, record) for record in found],
     )
     more = " There may be more: --limit." if len(found) == limit else ""
     if found and state == PARKED:
@@ -68,7 +73,10 @@ def show_item(relay: Relay, item_id: int, payload: bool, as_json: bool) -> None:
 @click.argument("ids", metavar="ITEM...", type=ITEM_ID, nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All parked items.")
 def retry_items(relay: Relay, ids: tuple[int, ...], everything: bool) -> None:
-    """Send parked items again, once the cause is repaired."""
+    """Send items again, once the cause is repaired.
+
+    Parked ones are put back; pending ones no longer wait for their next attempt.
+    """
     if not ids and not everything:
         raise click.UsageError("Name the items, or say --all.")
     if everything:
@@ -80,8 +88,10 @@ def retry_items(relay: Relay, ids: tuple[int, ...], everything: bool) -> None:
 @click.argument("ids", metavar="ITEM...", type=ITEM_ID, nargs=-1, required=True)
 @click.confirmation_option(prompt=CONFIRM_DISCARD)
 def discard_items(relay: Relay, ids: tuple[int, ...]) -> None:
-    """Give parked items up for good, and delete their text."""
-    tell_how_many(relay.inbox.discard(ids), ids, "discarded", "the others are not parked: see inbox list")
+    """Give parked or pending items up for good, and delete their text."""
+    under_way = ", ".join(map(str, relay.inbox.under_way(ids)))
+    why_not = f"{under_way} is being sent right now: try again in a moment" if under_way else NOT_DISCARDED
+    tell_how_many(relay.inbox.discard(ids), ids, "discarded", why_not)
 
 
 def tell_how_many(count: int, ids: Sequence[int], done: str, why_not: str) -> None:
@@ -106,6 +116,13 @@ def trace_item(relay: Relay, name: str, as_json: bool) -> None:
         print_record(relay, record)
     if not found:
         fail(f"nothing is known of {name}: no event, post, ticket or item has this name")
+
+
+def note_of(relay: Relay, record: Record) -> str | None:
+    """What stands below an item in a list: its destination, when there are several, and its reason."""
+    several = len(relay.deliveries) > 1 or record.destination not in relay.deliveries
+    notes = (record.destination if several else None, record.reason)
+    return ". ".join(filter(None, notes)) or None
 
 
 def became(relay: Relay, record: Record) -> str | None:

@@ -77,8 +77,9 @@ def print_table(names: Sequence[str], rows: Iterable[Sequence[object]], notes: I
             print_wrapped(" " * (widths[0] + 2), note)
 
 
-def print_wrapped(beginning: str, text: str) -> None:
+def print_wrapped(beginning: str, text: str, indent: int | None = None) -> None:
     """A paragraph as wide as the terminal, indented below its beginning. No word is cut: ids stay whole."""
-    lines = textwrap.TextWrapper(max(60, shutil.get_terminal_size().columns), beginning, " " * len(beginning))
+    below = " " * (len(beginning) if indent is None else indent)
+    lines = textwrap.TextWrapper(max(60, shutil.get_terminal_size().columns), beginning, below)
     lines.break_long_words = lines.break_on_hyphens = False
     click.echo(lines.fill(text))

@@ -1,4 +1,4 @@
-"""How the service is doing: what waits, each destination's gate, the subscription in Khoros."""
+"""How the service is doing: what waits, each destination's gate, each subscription in Khoros."""
 
 from __future__ import annotations
 
@@ -6,26 +6,70 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from destinations.route import WORDS
+from destinations.routes import mask_emails
+from events import (
+    CREDENTIAL_DEAUTH,
+    CREDENTIAL_DELETE,
+    LABEL_APPLIED,
+    MESSAGE_NEEDS_APPROVAL,
+    MESSAGE_PUBLISHED,
+    MESSAGE_SENT,
+    RULE_APPLIED,
+)
 from inbox.facts import Facts
 from inbox.gate import LIMITED, OPEN, OUTAGE, Gate
 from inbox.inbox import Inbox
 from inbox.items import Counts
-from khoros.subscription import STARTING, SUBSCRIBED, SubscriptionStatus, subscription_status
+from inbox.records import Records
+from inbox.unrouted import UnroutedWord
+from khoros.catch_up import CatchUpStatus
+from khoros.subscription import STARTING, SUBSCRIBED, SubscriptionStatus
+from khoros.subscriptions import Subscriptions
 
 GOOD, WAITING, BAD = "good", "wait", "bad"  # works, waits by itself, needs a person: the pages' colours
 LEVELS = {OPEN: GOOD, SUBSCRIBED: GOOD, STARTING: WAITING, LIMITED: WAITING, OUTAGE: WAITING}
+NO_ROUTE = "no_route"  # instead of a gate's state
+EVENT_WORDS = {
+    LABEL_APPLIED: "labels",
+    RULE_APPLIED: "rules",
+    MESSAGE_PUBLISHED: "published messages",
+    MESSAGE_SENT: "messages sent to a network",
+    MESSAGE_NEEDS_APPROVAL: "messages that need approval",
+    CREDENTIAL_DEAUTH: "disconnected accounts",
+    CREDENTIAL_DELETE: "deleted accounts",
+}
+NOTHING = Counts(0, 0, None)
 
 
 @dataclass(frozen=True)
 class Health:
-    """`gates` has one entry for each destination's name. `mended_at` is when a lost subscription was last made anew, 0
-    for never. Times are seconds of the database's clock, `now` too."""
+    """`gates` has an entry for each destination of ROUTES, by its name; `waiting` one for each with items that are
+    pending or parked: also for one that no line names any more, and "" for what could not be read. `subscriptions` and
+    `polls` are by event name. `mended_at` is when a lost subscription was last made anew, 0 for never. An item that
+    waits longer than `late_s` seconds is late. `fault` says why nothing can be stored. Times are seconds of the
+    database's clock, `now` too."""
 
-    counts: Counts
     gates: Mapping[str, Gate]
-    subscription: SubscriptionStatus
+    waiting: Mapping[str, Counts]
+    subscriptions: Mapping[str, SubscriptionStatus]
+    polls: Mapping[str, CatchUpStatus]
     mended_at: float
+    late_s: float
     now: float
+    fault: str = ""
+
+    @property
+    def counts(self) -> Counts:
+        """What is pending and parked in all."""
+        every = self.waiting.values()
+        ages = [one.oldest_pending_s for one in every if one.oldest_pending_s is not None]
+        return Counts(sum(one.pending for one in every), sum(one.parked for one in every), max(ages, default=None))
+
+    @property
+    def abandoned(self) -> dict[str, Counts]:
+        """The destinations that no line of ROUTES names any more, although items wait for them."""
+        return {name: one for name, one in self.waiting.items() if name and name not in self.gates}
 
     @property
     def closed(self) -> dict[str, Gate]:
@@ -33,39 +77,108 @@ class Health:
         return {name: gate for name, gate in self.gates.items() if gate.state != OPEN}
 
     @property
+    def failing_polls(self) -> dict[str, CatchUpStatus]:
+        """The events whose latest poll has failed."""
+        return {name: poll for name, poll in self.polls.items() if poll.failed}
+
+    @property
+    def late(self) -> dict[str, Counts]:
+        """The destinations for which an item waits too long."""
+        return {name: one for name, one in self.waiting.items() if (one.oldest_pending_s or 0.0) > self.late_s}
+
+    @property
     def connected(self) -> bool:
         """Whether Khoros and every destination work."""
-        return self.subscription.state == SUBSCRIBED and not self.closed
+        subscribed = all(one.state == SUBSCRIBED for one in self.subscriptions.values())
+        return subscribed and not self.closed and not self.failing_polls
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing needs a person or waits too long."""
+        needs = self.fault or self.counts.parked or self.abandoned or self.late
+        return self.connected and not needs
+
+    def of(self, name: str) -> Counts:
+        """What is pending and parked for one destination."""
+        return self.waiting.get(name, NOTHING)
 
 
-def current_health(inbox: Inbox, facts: Facts, destinations: Iterable[str]) -> Health:
-    """The health that every process sees. Raises DatabaseUnavailable."""
-    gates = {name: inbox.gate(name)[0] for name in destinations}
-    mended_at = float(facts.recall("subscription_mended_at") or 0)
-    return Health(inbox.counts(), gates, subscription_status(facts), mended_at, facts.now())
+def current_health(
+    inbox: Inbox, facts: Facts, records: Records, subscriptions: Subscriptions, names: Iterable[str], late_s: float
+) -> Health:
+    """The health that every process sees. `names` are the destinations of ROUTES. Raises DatabaseUnavailable."""
+    return Health(
+        gates={name: inbox.gate(name)[0] for name in names},
+        waiting=records.waiting(),
+        subscriptions=subscriptions.statuses(),
+        polls=subscriptions.polls(),
+        mended_at=float(facts.recall("subscription_mended_at") or 0),
+        late_s=late_s,
+        now=inbox.now(),
+    )
 
 
 def public_health(health: Health | None) -> dict[str, Any]:
     """What strangers see at GET /health: states and counts. The reasons are on the status page."""
     if health is None:
         return {"status": "down", "store": "unavailable", "message": "Nothing can be stored: see the log."}
-    counts, now = health.counts, health.now
+    counts, states = health.counts, [one.state for one in health.subscriptions.values()]
     return {
-        "status": "ok" if health.connected and not counts.parked else "attention",
-        "store": "ok",
-        "subscription": {"state": health.subscription.state},
-        **{name: {"state": gate.state, "held_s": round(gate.held_for(now), 1)} for name, gate in health.gates.items()},
+        "status": "down" if health.fault else "ok" if health.well else "attention",
+        "store": "unavailable" if health.fault else "ok",
+        "subscription": {"state": max(states, key=_severity, default=SUBSCRIBED)},
+        "subscriptions": {name: _public_subscription(health, name) for name in health.subscriptions},
+        **{mask_emails(name): _public_destination(health, name) for name in (*health.gates, *health.abandoned)},
         "pending": counts.pending,
         "parked": counts.parked,
-        "oldest_pending_s": None if counts.oldest_pending_s is None else round(counts.oldest_pending_s, 1),
+        "oldest_pending_s": _rounded(counts.oldest_pending_s),
     }
 
 
+def _severity(state: str) -> int:
+    return (GOOD, WAITING, BAD).index(level_of(state))
+
+
+def _public_subscription(health: Health, name: str) -> dict[str, Any]:
+    return {
+        "state": health.subscriptions[name].state,
+        "polling": "failing" if name in health.failing_polls else "ok",
+    }
+
+
+def _public_destination(health: Health, name: str) -> dict[str, Any]:
+    gate, counts = health.gates.get(name, Gate(NO_ROUTE)), health.of(name)
+    return {
+        "state": gate.state,
+        "held_s": round(gate.held_for(health.now), 1),
+        "pending": counts.pending,
+        "parked": counts.parked,
+        "oldest_pending_s": _rounded(counts.oldest_pending_s),
+    }
+
+
+def event_words(event_name: str) -> str:
+    """What a subscription brings, for people."""
+    return EVENT_WORDS.get(event_name, event_name)
+
+
+def unrouted_words(unrouted: UnroutedWord) -> str:
+    """Label Billling: 3 events matched no line."""
+    word = next((word for word, names in WORDS.items() if unrouted.event_name in names), unrouted.event_name)
+    count = f"{unrouted.count:,} event{'' if unrouted.count == 1 else 's'}"
+    return f"{word.replace('-', ' ').capitalize()} {unrouted.word}: {count} matched no line"
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
+
+
 def level_of(state: str) -> str:
-    """GOOD, WAITING or BAD, for the state of a gate or of the subscription."""
+    """GOOD, WAITING or BAD, for the state of a gate or of a subscription."""
     return LEVELS.get(state, BAD)
 
 
 def title(name: str) -> str:
-    """A destination's name at the beginning of a sentence."""
-    return name[:1].upper() + name[1:]
+    """A destination's name at the beginning of a sentence: Zendesk, Slack #crisis."""
+    kind, _, rest = name.partition(":")
+    return f"{kind.title()} {rest}".strip()

@@ -7,7 +7,7 @@ from functools import partial
 
 from inbox.gate import OPEN
 from inbox.items import REFUSED, TROUBLES, Item, Outcome
-from inbox.schema import DELIVERED, PARKED
+from inbox.schema import DELIVERED
 from khoros.receive import Receipt
 from khoros.subscription import SUBSCRIBED
 from operations.health import Health
@@ -56,14 +56,23 @@ class Metrics:
         counter, gauge, where = partial(Counter, registry=rows), partial(Gauge, registry=rows), ["destination"]
         counter("relay_accepted", "Posts accepted.").inc(sum(states.values()))
         counter("relay_delivered", "Posts delivered.").inc(states[DELIVERED])
-        gauge("relay_parked", "Posts that need attention.").set(states[PARKED])
-        gauge("relay_waiting", "Posts that wait for delivery.").set(health.counts.pending)
-        gauge("relay_oldest_waiting_seconds", "Age of the oldest that waits.").set(health.counts.oldest_pending_s or 0)
-        gauge("relay_subscribed", "1 while Khoros has our subscription.").set(health.subscription.state == SUBSCRIBED)
+        parked = gauge("relay_parked", "Posts that need attention.", where)
+        waiting = gauge("relay_waiting", "Posts that wait for delivery.", where)
+        oldest = gauge("relay_oldest_waiting_seconds", "Age of the oldest that waits.", where)
+        for name in {**health.gates, **health.waiting}:
+            counts = health.of(name)
+            parked.labels(name).set(counts.parked)
+            waiting.labels(name).set(counts.pending)
+            oldest.labels(name).set(counts.oldest_pending_s or 0)
         is_open = gauge("relay_destination_open", "1 while the destination takes our calls.", where)
         calls_left = gauge("relay_calls_left", "Calls left in this window of the rate limit.", where)
         for name, gate in health.gates.items():
             is_open.labels(name).set(gate.state == OPEN)
             if (left := gate.calls_known(health.now)) is not None:
                 calls_left.labels(name).set(left)
+        subscribed = gauge("relay_subscribed", "1 while Khoros has our subscription.", ["event"])
+        polling = gauge("relay_polling", "1 while missed events can be fetched.", ["event"])
+        for event, status in health.subscriptions.items():
+            subscribed.labels(event).set(status.state == SUBSCRIBED)
+            polling.labels(event).set(event not in health.failing_polls)
         return generate_latest(rows) + generate_latest(self._registry)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from flask import current_app
 
@@ -12,14 +12,16 @@ import log
 from config import Config
 from destinations.delivery import Delivery
 from destinations.destination import Destination
+from destinations.routes import Routes
 from inbox.database import DatabaseUnavailable
 from inbox.facts import Facts
 from inbox.inbox import Inbox
 from inbox.records import Record, Records
+from inbox.unrouted import Unrouted
 from khoros.receive import Receiver
-from khoros.subscription import Subscriber
+from khoros.subscriptions import Subscriptions
 from khoros_client import KhorosClient
-from operations.health import Health, current_health
+from operations.health import Health
 from operations.metrics import Metrics
 from operations.retention import Retention
 
@@ -36,7 +38,7 @@ def current_relay() -> Relay:
 
 @dataclass
 class Relay:
-    """One process' parts. `deliveries` are named after their destinations."""
+    """One process' parts. `deliveries` are named after their destinations; `look` reads the health."""
 
     config: Config
     inbox: Inbox
@@ -44,11 +46,15 @@ class Relay:
     records: Records
     receiver: Receiver
     khoros: KhorosClient
-    subscriber: Subscriber
+    routes: Routes
+    subscriptions: Subscriptions
+    unrouted: Unrouted
     deliveries: Mapping[str, Delivery]
     retention: Retention
+    look: Callable[[], Health]
     metrics: Metrics | None = None
     secrets: Sequence[str] = ()  # what no log may show
+    clock: Callable[[], float] = time.monotonic
     writable_at: float = 0.0
     stopping: bool = False
 
@@ -71,6 +77,11 @@ class Relay:
         delivery = self.deliveries.get(record.destination)
         return delivery.destination.link(record.reference) if delivery and record.reference else None
 
+    def pending(self) -> int:
+        """How many items wait for the destinations of ROUTES. Raises DatabaseUnavailable."""
+        waiting = self.records.waiting()
+        return sum(waiting[name].pending for name in self.deliveries if name in waiting)
+
     def start(self) -> None:
         """Starts the background work, and only then lets notifications in. Call it after the fork and the bind."""
         for destination in self.destinations:
@@ -80,7 +91,7 @@ class Relay:
             log.error("sqlite_on_heroku", reason=SQLITE_ON_HEROKU)
         for delivery in self.deliveries.values():
             delivery.start()
-        self.subscriber.loop.start()
+        self.subscriptions.loop.start()
         self.retention.loop.start()
         self.receiver.open = True
 
@@ -93,21 +104,29 @@ class Relay:
     def stop(self) -> None:
         """Finishes the deliveries under way, within STOP_S seconds, and closes the database."""
         self.stop_claiming()
-        self.subscriber.loop.stop()
+        self.subscriptions.loop.stop()
         self.retention.loop.stop()
-        ends_at = time.monotonic() + STOP_S
+        ends_at = self.clock() + STOP_S
         for delivery in self.deliveries.values():
-            delivery.stop(max(0.0, ends_at - time.monotonic()))
+            delivery.stop(max(0.0, ends_at - self.clock()))
         self.receiver.open = False
         self.inbox.close()
 
     def health(self) -> Health | None:
-        """How the service is doing, or None when nothing can be stored: a small commit tries that."""
+        """How the service is doing; its `fault` says why nothing can be stored, which a small commit tries. None when
+        nothing can even be read."""
+        fault = ""
         try:
-            if time.monotonic() - self.writable_at > WRITE_EVERY_S:
+            if self.clock() - self.writable_at > WRITE_EVERY_S:
                 self.inbox.check_writable()
-                self.writable_at = time.monotonic()
-            return current_health(self.inbox, self.facts, self.deliveries)
+                self.writable_at = self.clock()
+        except DatabaseUnavailable as error:
+            fault = str(error)
+        try:
+            health = self.look()
         except DatabaseUnavailable as error:
             log.error("database_unavailable", reason=error)
             return None
+        if fault:
+            log.error("database_unavailable", reason=fault)
+        return replace(health, fault=fault)

@@ -1,10 +1,11 @@
-"""Runs the alerts, and empties items whose time is over."""
+"""Runs the alerts, and empties items and counts whose time is over."""
 
 from __future__ import annotations
 
 import log
 from background import Loop
 from inbox.inbox import Inbox
+from inbox.unrouted import Unrouted
 from operations.alerts import Alerts
 
 RETENTION_STEP_S, PURGE_EVERY_S = 5.0, 3600.0
@@ -13,8 +14,8 @@ RETENTION_STEP_S, PURGE_EVERY_S = 5.0, 3600.0
 class Retention:
     """Runs beside the deliveries, in a thread of its own: nothing here delays them."""
 
-    def __init__(self, inbox: Inbox, alerts: Alerts, retention_s: float) -> None:
-        self._inbox, self._alerts, self._retention_s = inbox, alerts, retention_s
+    def __init__(self, inbox: Inbox, unrouted: Unrouted, alerts: Alerts, retention_s: float) -> None:
+        self._inbox, self._unrouted, self._alerts, self._retention_s = inbox, unrouted, alerts, retention_s
         self._purged_at: float | None = None
         self.loop = Loop("retention", self.step)
 
@@ -24,6 +25,7 @@ class Retention:
         now = self._inbox.now()
         if self._purged_at is None or not 0 <= now - self._purged_at < PURGE_EVERY_S:  # or the clock was set back
             purge_items(self._inbox, self._retention_s)
+            self._unrouted.purge(self._retention_s)
             self._purged_at = now
         return RETENTION_STEP_S
 

@@ -9,18 +9,23 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 from werkzeug.wrappers import Response as AnyResponse
 
 import log
+from destinations.routes import mask_emails
 from inbox.records import number, span, utc
-from operations.health import level_of, title
+from operations.alerts import put_aside
+from operations.health import event_words, level_of, title, unrouted_words
 from operations.relay import current_relay
 
 REALM = 'Basic realm="Khoros to Zendesk relay", charset="UTF-8"'
 FORM_LIFE_S = 12 * 3600
-LATEST = 50
+LATEST, UNROUTED = 50, 10
 PATHS = ("/status", "/status/retry", "/metrics")
 
 pages = Blueprint("status", __name__)
 pages.add_app_template_filter(title, "as_title")
 pages.add_app_template_filter(level_of, "level")
+pages.add_app_template_filter(event_words)
+pages.add_app_template_filter(unrouted_words)
+pages.add_app_template_filter(mask_emails)
 
 
 @pages.before_app_request
@@ -50,17 +55,19 @@ def given_password() -> str:
 
 
 @pages.get("/status")
-def status_page() -> tuple[str, int] | str:
-    """The present health, the last day, and the latest items or those that were searched for."""
+def status_page() -> tuple[str, int]:
+    """The present health, the routes, the last day, and the latest items or those that were searched for."""
     relay = current_relay()
     health = relay.health()
     if health is None:
         return render_template("status.html", health=None), 503
     name, hours = request.args.get("q", "").strip()[:255], relay.records.hours()
-    return render_template(
+    page = render_template(
         "status.html",
         health=health,
         relay=relay,
+        unrouted=relay.unrouted.recent()[:UNROUTED],
+        put_aside=put_aside,
         states=relay.records.by_state(),
         hours=hours,
         most=max(hour.delivered + hour.retried + hour.parked for hour in hours),
@@ -72,6 +79,7 @@ def status_page() -> tuple[str, int] | str:
         span=span,
         utc=utc,
     )
+    return page, 503 if health.fault else 200
 
 
 @pages.post("/status/retry")
@@ -95,7 +103,7 @@ def metrics_page() -> Response:
     """The metrics in Prometheus' text format."""
     relay = current_relay()
     health = relay.health()
-    if health is None or relay.metrics is None:
+    if health is None or health.fault or relay.metrics is None:
         return Response("The database does not work: see the log.\n", 503, mimetype="text/plain")
     text = relay.metrics.exposition(health, relay.records.by_state())
     return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")

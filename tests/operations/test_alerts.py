@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from conftest import (
     new_item,
     new_post,
     new_settings,
+    new_subscriptions,
     notification,
     relay_of,
     sqlite_unless_asked,
@@ -32,12 +34,15 @@ from steps import move_gate, park
 
 from app import Settings
 from config import Config
+from events import LABEL_APPLIED, RULE_APPLIED
 from inbox import open_database
 from inbox.database import Database, DatabaseUnavailable
 from inbox.facts import Facts, read_tolerantly
-from inbox.gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED, Gate
+from inbox.gate import LIMITED, OPEN, OUTAGE, REFUSING, UNAUTHORISED, Gate
 from inbox.inbox import Inbox
 from inbox.items import Counts, NewItem
+from inbox.records import Records
+from khoros.catch_up import CatchUpStatus
 from khoros.subscription import (
     DELETED,
     FAILED,
@@ -47,6 +52,7 @@ from khoros.subscription import (
     STARTING,
     SUBSCRIBED,
     SubscriptionStatus,
+    status_fact,
 )
 from operations.alerts import (
     ALERT_TURN_S,
@@ -62,8 +68,9 @@ from operations.alerts import (
     find_news,
     find_problems,
     post_text,
+    put_aside,
 )
-from operations.health import Health
+from operations.health import Health, current_health
 from outbound import TIMEOUT_S, Answer, Unavailable
 from sandbox.server import Dropped, Server
 from sandbox.zendesk import FakeZendesk
@@ -89,48 +96,87 @@ def health(
     parked: int = 0,
     oldest_s: float | None = None,
     gates: Mapping[str, Gate] | None = None,
+    others: Mapping[str, Counts] | None = None,
     state: str = SUBSCRIBED,
     detail: str = "",
+    rules: SubscriptionStatus | None = None,
+    polls: Mapping[str, CatchUpStatus] | None = None,
     mended_at: float = 0.0,
 ) -> Health:
-    """The health of a service in which all is well, except for what is given."""
-    counts, gates = Counts(waiting, parked, oldest_s), gates or {"zendesk": Gate(OPEN)}
-    return Health(counts, gates, SubscriptionStatus(state, detail), mended_at, NOW)
+    """The health of a service in which all is well, except for what is given: for Zendesk, and for `others`."""
+    subscriptions = {LABEL_APPLIED: SubscriptionStatus(state, detail), **({RULE_APPLIED: rules} if rules else {})}
+    return Health(
+        gates=gates or {"zendesk": Gate(OPEN)},
+        waiting={"zendesk": Counts(waiting, parked, oldest_s), **(others or {})},
+        subscriptions=subscriptions,
+        polls=polls or {},
+        mended_at=mended_at,
+        late_s=600.0,
+        now=NOW,
+    )
 
 
 def zendesk_is(state: str, reason: str) -> dict[str, Gate]:
     return {"zendesk": Gate(state, reason)}
 
 
-TWO_REFUSE = {"zendesk": Gate(UNAUTHORISED, "401"), "slack:#crisis": Gate(UNAUTHORISED, "invalid_auth")}
+CRISIS = "slack:#Crisis"
+TWO_REFUSE = {"zendesk": Gate(UNAUTHORISED, "401"), CRISIS: Gate(REFUSING, "Slack answered invalid_blocks")}
+POLL_FAILS = CatchUpStatus(failed="Khoros answered 500", failing_since=NOW - 5)
+LABELS, RULES = f"{LABEL_APPLIED}_subscription", f"{RULE_APPLIED}_subscription"
 WRONG: dict[str, tuple[Health, dict[str, str]]] = {
     "all is well": (health(), {}),
     "it is starting": (health(state=STARTING), {}),
     "deleted by command": (health(state=DELETED, detail="deleted by command"), {}),
-    "one is parked": (health(parked=1), {"parked": "1 post needs attention: Zendesk refused it, or what Khoros"}),
-    "many are parked": (health(parked=1234), {"parked": "1,234 posts need attention"}),
+    "one is parked": (health(parked=1), {"zendesk_parked": "1 post needs attention: Zendesk refused it. See why"}),
+    "many are parked": (health(parked=1234), {"zendesk_parked": "1,234 posts need attention"}),
+    "what cannot be read": (
+        health(others={"": Counts(0, 2, None)}),
+        {"_parked": "2 posts need attention: what Khoros sent cannot be read. See why with: flask"},
+    ),
     "one waits not long": (health(waiting=1, oldest_s=600.0), {}),
     "one waits long": (
         health(waiting=1, oldest_s=661.0),
-        {"waiting": "1 post waits for delivery, the oldest for 11 minutes"},
+        {"zendesk_waiting": "1 post waits for Zendesk, the oldest for 11 minutes"},
     ),
     "an outage that is young": (health(waiting=9, oldest_s=5.0, gates=zendesk_is(OUTAGE, "503")), {}),
     "an outage that lasts": (
         health(waiting=9, oldest_s=900.0, gates=zendesk_is(OUTAGE, "Zendesk answered 503.")),
-        {"waiting": "Zendesk: outage. Zendesk answered 503. Nothing is lost"},
+        {"zendesk_waiting": "15 minutes. outage. Zendesk answered 503. Nothing is lost"},
     ),
     "limited for long": (
         health(waiting=9, oldest_s=900.0, gates=zendesk_is(LIMITED, "429")),
-        {"waiting": "Zendesk: limited. 429. Nothing"},
+        {"zendesk_waiting": "limited. 429. Nothing"},
     ),
-    "an open gate": (health(waiting=9, oldest_s=900.0), {"waiting": "inbox list --state pending. Nothing is lost"}),
+    "an open gate": (
+        health(waiting=9, oldest_s=900.0),
+        {"zendesk_waiting": "inbox list --state pending. Nothing is lost"},
+    ),
     "one of two destinations is down": (
-        health(waiting=9, oldest_s=900.0, gates={"zendesk": Gate(OPEN), "slack:#Crisis": Gate(OUTAGE)}),
-        {"waiting": "15 minutes. Slack:#Crisis: outage. Nothing is lost"},
+        health(
+            waiting=4,
+            oldest_s=20.0,
+            gates={"zendesk": Gate(OPEN), CRISIS: Gate(OUTAGE)},
+            others={CRISIS: Counts(9, 0, 900.0)},
+        ),
+        {f"{CRISIS}_waiting": "9 posts wait for Slack #Crisis, the oldest for 15 minutes. outage. Nothing is lost"},
+    ),
+    "both destinations are down": (
+        health(
+            waiting=4,
+            oldest_s=700.0,
+            gates={"zendesk": Gate(OUTAGE, "503"), CRISIS: Gate(OUTAGE)},
+            others={CRISIS: Counts(9, 0, 900.0)},
+        ),
+        {"zendesk_waiting": "4 posts wait for Zendesk", f"{CRISIS}_waiting": "9 posts wait for Slack #Crisis"},
     ),
     "two destinations, one refusal": (
-        health(parked=1, gates=dict(TWO_REFUSE, zendesk=Gate(OPEN))),
-        {"parked": "Zendesk or Slack:#crisis refused it", "slack:#crisis_credentials": "invalid_auth."},
+        health(parked=1, gates=dict(TWO_REFUSE, zendesk=Gate(OPEN)), others={CRISIS: Counts(0, 2, None)}),
+        {
+            "zendesk_parked": "Zendesk refused it",
+            f"{CRISIS}_parked": "Slack #Crisis refused it",
+            f"{CRISIS}_credentials": "invalid_blocks. Find out",
+        },
     ),
     "credentials refused": (
         health(gates=zendesk_is(UNAUTHORISED, "Zendesk answered 401")),
@@ -138,22 +184,45 @@ WRONG: dict[str, tuple[Health, dict[str, str]]] = {
     ),
     "two destinations refuse us": (
         health(gates=TWO_REFUSE),
-        {"zendesk_credentials": "401. Find out more", "slack:#crisis_credentials": "invalid_auth. Find out more"},
+        {"zendesk_credentials": "401. Find out more", f"{CRISIS}_credentials": "invalid_blocks. Find out more"},
+    ),
+    "no line leads there any more": (
+        health(others={"slack:#old": Counts(2, 1, 900.0)}),
+        {
+            "slack:#old_abandoned": "3 posts wait for Slack #old, but no line of ROUTES leads there",
+            "slack:#old_parked": "",
+        },
     ),
     "Khoros refuses us": (
-        health(state=LOGIN_REFUSED, detail="Developer Inactive"),
-        {"khoros_credentials": "Developer Inactive."},
+        health(state=LOGIN_REFUSED, detail="Developer Inactive", rules=SubscriptionStatus(LOGIN_REFUSED, "401")),
+        {"khoros_credentials": "401. Find out more"},
     ),
     "not subscribed": (
         health(state=FAILED, detail="Khoros answered 500"),
-        {"subscription": "not subscribed in Khoros: Khoros"},
+        {LABELS: "not subscribed in Khoros to labels: Khoros"},
     ),
-    "no address": (health(state=NO_ADDRESS, detail="set PUBLIC_URL"), {"subscription": "set PUBLIC_URL"}),
+    "no address": (health(state=NO_ADDRESS, detail="set PUBLIC_URL"), {LABELS: "set PUBLIC_URL"}),
     "paused": (
         health(state=PAUSED, detail="a person paused it"),
-        {"subscription": "Labels are not delivered: a person"},
+        {LABELS: "Khoros does not deliver labels: a person"},
     ),
-    "made anew": (health(mended_at=NOW - 5), {"lost_labels": "label those again"}),
+    "one of two is paused": (
+        health(rules=SubscriptionStatus(PAUSED, "a person paused it")),
+        {RULES: "Khoros does not deliver rules: a person"},
+    ),
+    "each fails in its own way": (
+        health(state=FAILED, detail="500", rules=SubscriptionStatus(PAUSED, "a person paused it")),
+        {LABELS: "labels: 500", RULES: "rules: a person"},
+    ),
+    "a poll fails": (
+        health(polls={LABEL_APPLIED: POLL_FAILS, RULE_APPLIED: CatchUpStatus()}),
+        {f"{LABEL_APPLIED}_polling": "Missed labels cannot be fetched from Khoros: Khoros answered 500. Find out"},
+    ),
+    "a poll fails where nothing else brings events": (
+        health(state=FAILED, detail="polling fails: 500", polls={LABEL_APPLIED: POLL_FAILS}),
+        {LABELS: "polling fails: 500"},
+    ),
+    "made anew": (health(mended_at=NOW - 5), {"lost_events": "label those posts again"}),
     "made anew long ago": (health(mended_at=NOW - MENDED_S), {}),
     "made anew in a future that was taken back": (health(mended_at=NOW + 5), {}),
     "all at once": (
@@ -165,22 +234,26 @@ WRONG: dict[str, tuple[Health, dict[str, str]]] = {
             state=LOGIN_REFUSED,
             detail="401",
         ),
-        {"parked": "", "waiting": "", "zendesk_credentials": "", "khoros_credentials": ""},
+        {"zendesk_parked": "", "zendesk_waiting": "", "zendesk_credentials": "", "khoros_credentials": ""},
     ),
 }
 
 
 @pytest.mark.parametrize(("now", "wanted"), WRONG.values(), ids=WRONG.keys())
 def test_problems_are_found_by_subject(now: Health, wanted: dict[str, str]) -> None:
-    found = find_problems(now, 600.0)
+    found = find_problems(now)
     assert set(found) == set(wanted)
     assert not [text for subject, text in wanted.items() if text not in found[subject].text]
 
 
 def test_every_problem_that_lasts_has_a_text_for_its_end() -> None:
-    found = {subject: problem for now, _ in WRONG.values() for subject, problem in find_problems(now, 600.0).items()}
-    assert [subject for subject, problem in found.items() if not problem.well] == ["lost_labels"]
-    assert found["slack:#crisis_credentials"].well == "Slack:#crisis accepts the relay's credentials again."
+    found = {subject: problem for now, _ in WRONG.values() for subject, problem in find_problems(now).items()}
+    assert [subject for subject, problem in found.items() if not problem.well] == ["lost_events"]
+    assert found[f"{CRISIS}_credentials"].well == "Slack #Crisis accepts the relay's calls again."
+
+
+def test_what_a_person_does_about_a_destination_without_a_route_can_be_pasted() -> None:
+    assert "--destination 'slack:#old';" in put_aside("slack:#old")
 
 
 # What is sent when: each step is (seconds since the start, the problems, the texts that are sent)
@@ -190,8 +263,8 @@ PARKED_ONE, PARKED_TWO, PARKED_NINE = (
     {"parked": Problem(str(count), "none parked", level=count)} for count in (1, 2, 9)
 )
 SLOW = {"subscription": Problem("failed", "subscribed", after_s=120.0)}
-GONE = {"lost_labels": Problem("gone", level=100)}
-GONE_AGAIN = {"lost_labels": Problem("gone again", level=900)}
+GONE = {"lost_events": Problem("gone", level=100)}
+GONE_AGAIN = {"lost_events": Problem("gone again", level=900)}
 Problems = Mapping[str, Problem]
 COURSES: dict[str, list[tuple[float, Problems, list[str]]]] = {
     "nothing is sent while all is well": [(0, {}, []), (5, {}, [])],
@@ -327,12 +400,21 @@ def webhook() -> Webhook:
 NewAlerts = Callable[..., Alerts]
 
 
+def alerts_of(config: Config, database: Database, *how: Any) -> Alerts:
+    """The alerts of one process on this database, for Zendesk."""
+    inbox, facts, records = Inbox(database), Facts(database), Records(database)
+    look = partial(
+        current_health, inbox, facts, records, new_subscriptions(config, database), ["zendesk"], config.alert_after_s
+    )
+    return Alerts(config, facts, look, *how)
+
+
 @pytest.fixture
-def new_alerts(config: Config, inbox: Inbox, facts: Facts, webhook: Webhook, clock: Clock) -> NewAlerts:
+def new_alerts(config: Config, database: Database, webhook: Webhook, clock: Clock) -> NewAlerts:
     """Makes the alerts of one more process on the same database, with other settings or another webhook."""
 
     def make(post: Any = webhook, **changes: Any) -> Alerts:
-        return Alerts(replace(config, **changes), inbox, facts, ["zendesk"], post, clock)
+        return alerts_of(replace(config, **changes), database, post, clock)
 
     return make
 
@@ -357,10 +439,10 @@ def test_an_alert_says_what_is_wrong_and_what_to_do(
     alerts.step()
     alerts.step()
     assert webhook.taken == [
-        "Khoros to Zendesk relay (https://relay.example): 1 post needs attention: Zendesk refused it, or what Khoros "
-        "sent cannot be read. See why with: flask --app app inbox list"
+        "Khoros to Zendesk relay (https://relay.example): 1 post needs attention: Zendesk refused it. "
+        "See why with: flask --app app inbox list"
     ]
-    assert fields_of(caplog, "alerted") == {"level": logging.INFO, "subject": "parked"}
+    assert fields_of(caplog, "alerted") == {"level": logging.INFO, "subject": "zendesk_parked"}
 
 
 def test_a_relay_without_an_address_gives_its_name(inbox: Inbox, new_alerts: NewAlerts, webhook: Webhook) -> None:
@@ -376,21 +458,21 @@ def test_no_message_holds_a_customers_words(inbox: Inbox, alerts: Alerts, webhoo
     clock.advance(3600)
     alerts.step()
     sent = " ".join(webhook.taken)
-    assert len(webhook.taken) == 2 and not [word for word in (TEXT, AUTHOR, "twitter", "furious") if word in sent]
+    assert len(webhook.taken) == 3 and not [word for word in (TEXT, AUTHOR, "twitter", "furious") if word in sent]
 
 
 @pytest.fixture
-def nowhere() -> Iterator[tuple[Inbox, Facts]]:
-    """An inbox whose database cannot be opened."""
+def nowhere() -> Iterator[Database]:
+    """A database that cannot be opened."""
     database = open_database("sqlite:////nowhere/at/all/relay.db")
-    yield Inbox(database), Facts(database)
+    yield database
     database.close()
 
 
 def test_without_a_webhook_nothing_is_sent_and_nothing_is_read(
-    config: Config, nowhere: tuple[Inbox, Facts], webhook: Webhook
+    config: Config, nowhere: Database, webhook: Webhook
 ) -> None:
-    Alerts(replace(config, alert_url=""), *nowhere, ["zendesk"], webhook).step()
+    alerts_of(replace(config, alert_url=""), nowhere, webhook).step()
     assert webhook.tried == 0
 
 
@@ -416,7 +498,7 @@ def test_the_end_of_a_problem_is_reported_once(inbox: Inbox, alerts: Alerts, web
     alerts.step()
     assert [text.partition("): ")[2] for text in webhook.taken] == [
         "Zendesk answered 401. Find out more with: flask --app app check",
-        "Zendesk accepts the relay's credentials again.",
+        "Zendesk accepts the relay's calls again.",
     ]
 
 
@@ -424,20 +506,20 @@ def test_every_loss_of_the_subscription_is_reported(
     facts: Facts, alerts: Alerts, webhook: Webhook, clock: Clock
 ) -> None:
     """People may have to label posts again: one message for two losses would lose posts."""
-    facts.save("subscription", SubscriptionStatus(FAILED, "Khoros answered 500"))
+    facts.save(status_fact(LABEL_APPLIED), SubscriptionStatus(FAILED, "Khoros answered 500"))
     alerts.step()
     clock.advance(KHOROS_MAY_FAIL_S)
     alerts.step()
-    facts.save("subscription", SubscriptionStatus(SUBSCRIBED))
+    facts.save(status_fact(LABEL_APPLIED), SubscriptionStatus(SUBSCRIBED))
     for _ in range(2):
         facts.remember("subscription_mended_at", str(clock.now))
         alerts.step()
         clock.advance(QUIET_S - 1)
         alerts.step()
         clock.advance(5)
-    texts = ("not subscribed", "label those again", "The relay is subscribed in Khoros.")
+    texts = ("not subscribed", "label those posts again", "The relay is subscribed in Khoros to labels.")
     assert [any(words in text for words in texts) for text in webhook.taken] == [True] * 4
-    assert sum("label those again" in text for text in webhook.taken) == 2
+    assert sum("label those posts again" in text for text in webhook.taken) == 2
 
 
 @BOTH
@@ -446,7 +528,7 @@ def test_two_processes_send_one_message(
 ) -> None:
     park(Inbox(database))
     start = threading.Barrier(2)
-    processes = [Alerts(config, Inbox(mine), Facts(mine), ["zendesk"], webhook) for mine in (database, other_database)]
+    processes = [alerts_of(config, mine, webhook) for mine in (database, other_database)]
 
     def work(alerts: Alerts) -> None:
         start.wait(10)
@@ -484,7 +566,7 @@ def test_a_restart_repeats_nothing(inbox: Inbox, new_alerts: NewAlerts, webhook:
     clock.advance(60)
     inbox.retry([1])
     new_alerts().step()
-    assert len(webhook.taken) == 2 and "No post needs attention any more." in webhook.taken[1]
+    assert len(webhook.taken) == 2 and "No post for Zendesk needs attention any more." in webhook.taken[1]
 
 
 def test_a_process_that_ends_between_two_messages_repeats_none(
@@ -509,7 +591,7 @@ def test_a_process_that_ends_between_two_messages_repeats_none(
 
 # A webhook that fails
 
-NO_ANSWER = Unavailable("hooks.example gave no answer (ReadTimeout)")
+NO_ANSWER = Unavailable("hooks.example gave no answer in time")
 
 
 def run_for(alerts: Alerts, clock: Clock, seconds: int) -> None:
@@ -540,7 +622,7 @@ def test_a_webhook_that_fails_is_called_less_and_less_often(
     logged = [record.__dict__["fields"] for record in caplog.records if record.message == "alert_failed"]
     assert [line["retry_s"] for line in logged] == [30, 60, 120, 240, 480, 960, 1920]
     assert {(line["subject"], str(line["reason"])) for line in logged} == {
-        ("parked", reason),
+        ("zendesk_parked", reason),
         ("zendesk_credentials", reason),
     }
     run_for(alerts, clock, 24 * 3600)
@@ -629,11 +711,9 @@ def test_a_text_that_the_webhook_refuses_does_not_stop_the_others(
     assert len(webhook.taken) == 1 and "401" in webhook.taken[0]
 
 
-def test_a_database_that_is_down_is_left_to_the_loop(
-    config: Config, nowhere: tuple[Inbox, Facts], webhook: Webhook
-) -> None:
+def test_a_database_that_is_down_is_left_to_the_loop(config: Config, nowhere: Database, webhook: Webhook) -> None:
     with pytest.raises(DatabaseUnavailable):
-        Alerts(config, *nowhere, ["zendesk"], webhook).step()
+        alerts_of(config, nowhere, webhook).step()
 
 
 # Over the wire
@@ -709,7 +789,7 @@ def test_a_webhook_that_drops_the_connection_or_is_not_there_raises_nothing(
     park(inbox)
     slack.status = None
     over_the_wire.step()
-    assert str(fields_of(caplog, "alert_failed")["reason"]) == "127.0.0.1 gave no answer (ConnectionError)"
+    assert str(fields_of(caplog, "alert_failed")["reason"]) == "127.0.0.1 gave no answer: the connection was cut"
     new_alerts(post_text, alert_url="http://127.0.0.1:9/made-up-webhook").step()
     slack.status = 200
     clock.advance(FIRST_RETRY_S)

@@ -11,24 +11,30 @@ from typing import Any
 import pytest
 import requests
 import responses
-from conftest import TOKEN, new_item, new_settings, new_subscriber, relay_of
+from conftest import TOKEN, new_item, new_routes, new_settings, new_subscriptions, relay_of
 from flask import Flask
+from steps import move_gate
 
 from app import Settings
 from config import Config
+from events import LABEL_APPLIED, RULE_APPLIED
 from inbox.database import Database
+from inbox.gate import REFUSING, UNAUTHORISED
 from inbox.inbox import Inbox
+from khoros.catch_up import CatchUpStatus
 from operations import checks
 from operations.checks import NOTED, PASSED, PROBLEM, TEST_POST, Check, advice
 from sandbox.khoros import FakeKhoros
+from sandbox.receiver import HOOK_PATH, FakeReceiver
 from sandbox.relay import free_port
 from sandbox.server import Server
 from sandbox.zendesk import FakeZendesk
 
 pytestmark = pytest.mark.usefixtures("clean_log")
 
-DATABASE, TOKEN_CHECK, SUBSCRIPTION = "database", "Khoros access token", "Khoros subscription"
-LABEL, ADDRESS, ZENDESK = "Khoros label", "public address", "Zendesk credential"
+DATABASE, TOKEN_CHECK, SUBSCRIPTION = "database", "Khoros access token", "Khoros subscription: labels"
+LABEL, ROUTES_CHECK, ADDRESS = "Khoros label CreateCase", "routes", "public address"
+ZENDESK = "Zendesk credential"
 NOT_ALLOWED = "Company 123 does not allow the application made-up-client"
 API_TOKEN: dict[str, Any] = {
     "client_id": "",
@@ -63,7 +69,11 @@ def changed(settings: Settings, new_app: Callable[[Settings], Flask]) -> NewApp:
 
     def make(**changes: Any) -> Flask:
         account = {name: changes.pop(name) for name in list(changes) if hasattr(settings.zendesk, name)}
-        return new_app(Settings(replace(settings.config, **changes), replace(settings.zendesk, **account)))
+        assert settings.zendesk
+        there = replace(settings.zendesk, **account)
+        routes = new_routes(changes.pop("routes", "label CreateCase -> zendesk"))
+        config = replace(settings.config, **changes)
+        return new_app(replace(settings, config=config, zendesk=there, routes=routes))
 
     return make
 
@@ -72,7 +82,7 @@ def changed(settings: Settings, new_app: Callable[[Settings], Flask]) -> NewApp:
 def service(app: Flask, config: Config, database: Database) -> Iterator[Server]:
     """The service under its public address, subscribed."""
     with Server(app, int(config.public_url.rpartition(":")[2])) as server:
-        new_subscriber(config, database).step()
+        new_subscriptions(config, database, queries=relay_of(app).routes.queries).step()
         yield server
 
 
@@ -81,11 +91,11 @@ def found(app: Flask, name: str) -> Check:
     return check
 
 
-def test_a_healthy_deploy_is_well_and_only_its_label_is_still_to_be_seen(service: Server, app: Flask) -> None:
+def test_a_healthy_deploy_is_well_and_only_waits_for_its_first_event(service: Server, app: Flask) -> None:
     result = app.test_cli_runner().invoke(args=["check", "--json"])
     told = {check["name"]: check["result"] for check in json.loads(result.stdout)}
-    well = dict.fromkeys((DATABASE, TOKEN_CHECK, SUBSCRIPTION, LABEL, ADDRESS, ZENDESK), PASSED)
-    assert (told, result.exit_code) == (well | {LABEL: NOTED}, 0)
+    well = dict.fromkeys((DATABASE, TOKEN_CHECK, SUBSCRIPTION, LABEL, ROUTES_CHECK, ADDRESS, ZENDESK), PASSED)
+    assert (told, result.exit_code) == (well | {ROUTES_CHECK: NOTED}, 0)
     assert TOKEN not in result.output
 
 
@@ -99,6 +109,19 @@ def test_the_lines_fit_a_terminal_and_the_last_one_names_what_is_not_well(
     assert "-> Sign in to Khoros as the relay's user" in result.stdout
 
 
+def test_an_exception_nobody_foresaw_is_a_finding_and_not_a_traceback(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> str:
+        raise OSError("made-up private words")
+
+    [destination] = relay_of(app).destinations
+    monkeypatch.setattr(destination, "check", fail)
+    check = found(app, ZENDESK)
+    assert check.result == PROBLEM and "the check itself failed: OSError at test_checks.py" in check.found
+    assert "private" not in check.found and check.to_do.startswith("Report this line")
+
+
 # Khoros
 
 
@@ -106,7 +129,7 @@ def test_the_lines_fit_a_terminal_and_the_last_one_names_what_is_not_well(
     ("break_it", "said", "to_do"),
     [
         (lambda k: k.faults.outage(503), "Khoros answered 503", "Try again in a minute"),
-        (lambda k: k.faults.reset(9), "127.0.0.1 gave no answer (ConnectionError)", "Does it run?"),
+        (lambda k: k.faults.reset(9), "Khoros (127.0.0.1) gave no answer: the connection was cut", "Try again"),
         (lambda k: k.faults.outage(401), "refuses SPREDFAST_API_TOKEN", "Copy the access token again"),
         (lambda k: k.faults.html(9), "Developer Inactive", "get a new access token"),
         (
@@ -155,7 +178,7 @@ def listed(**changes: Any) -> dict[str, Any]:
         "companyId": 123,
         "eventName": "stream-item-label-applied",
         "notificationUri": "https://relay.example/notifications",
-        "query": "CreateCase",
+        "query": new_routes("label CreateCase -> zendesk").queries[LABEL_APPLIED],
         "status": "ACTIVE",
         **changes,
     }
@@ -169,9 +192,9 @@ def listed(**changes: Any) -> dict[str, Any]:
         ([listed(), listed(uuid="s-2")], {}, "2 have our name: s-1 s-2", "subscription delete; then: subscription res"),
         ([listed(status="PAUSED")], {}, "s-1 is PAUSED", "subscription resume"),
         ([listed(status="DISABLED")], {}, "s-1 is DISABLED", "subscription resume"),
-        ([listed(query="Other")], {}, "label Other", "Restart the service"),
-        ([listed(query=None)], {}, "label any", "Restart the service"),
-        ([listed(eventName="rule-applied")], {}, "is about rule-applied, label CreateCase", "Restart the service"),
+        ([listed(query="Other")], {}, "query Other", "Restart the service"),
+        ([listed(query=None)], {}, "query none", "Restart the service"),
+        ([listed(eventName="rule-applied")], {}, "is about rule-applied, query", "Restart the service"),
         ([listed(notificationUri="https://x.example/n")], {}, "posts to https://x.example/n instead of", "Restart"),
         ([listed(notificationUri=None)], {}, "posts to nowhere instead of https://relay.example/n", "Restart"),
         ([listed()], {"polling": True}, "instead of nowhere", "Restart"),
@@ -212,24 +235,108 @@ def test_a_subscription_as_it_should_be(
     changed: NewApp,
 ) -> None:
     khoros.faults.outage(200, path="/v2/events/subscription", body={"data": [held]})
-    assert found_subscription(changed(**changes)) == (PASSED, "s-1, active, label CreateCase")
+    assert found_subscription(changed(**changes)) == (PASSED, "s-1, active")
 
 
-def found_subscription(app: Flask) -> tuple[str, ...]:
-    return checks.check_subscription(relay_of(app))
+def found_subscription(app: Flask, event_name: str = LABEL_APPLIED) -> tuple[str, ...]:
+    relay = relay_of(app)
+    return checks.check_subscription(relay, event_name, relay.khoros.subscriptions)
 
 
 def test_a_subscription_deleted_by_command_is_told_from_one_never_made(app: Flask) -> None:
-    relay_of(app).subscriber.retire()
+    relay_of(app).subscriptions.retire()
     assert "deleted by command" in found_subscription(app)[2]
 
 
-def test_a_label_counts_as_seen_when_a_post_came_in_that_is_no_test(app: Flask, inbox: Inbox) -> None:
-    inbox.accept([new_item(post=f"{TEST_POST}1")])
-    unseen = found(app, LABEL)
-    assert unseen.result == NOTED and "letter by letter" in unseen.to_do
+def test_each_subscription_has_its_own_finding(khoros: FakeKhoros, changed: NewApp) -> None:
+    rules = listed(uuid="s-2", eventName=RULE_APPLIED, externalId=f"send-to-zendesk.{RULE_APPLIED}", query=None)
+    app = changed(public_url="https://relay.example", routes="label CreateCase -> zendesk; rule Recall -> zendesk")
+    held = {"data": [{**rules, "status": "PAUSED"}, listed(query=relay_of(app).routes.queries[LABEL_APPLIED])]}
+    khoros.faults.outage(200, path="/v2/events/subscription", body=held)
+    assert found(app, SUBSCRIPTION).result == PASSED
+    paused = found(app, "Khoros subscription: rules")
+    assert (paused.result, paused.found) == (PROBLEM, "s-2 is PAUSED") and "resume" in paused.to_do
+
+
+def test_a_poll_that_fails_is_a_problem_of_its_subscription(khoros: FakeKhoros, app: Flask) -> None:
+    relay = relay_of(app)
+    held = listed(query=relay.routes.queries[LABEL_APPLIED], notificationUri=f"{relay.config.public_url}/notifications")
+    khoros.faults.outage(200, path="/v2/events/subscription", body={"data": [held]})
+    relay.facts.save(f"catch_up:{LABEL_APPLIED}", CatchUpStatus(failed="Khoros answered 500"))
+    result, said, to_do = found_subscription(app)
+    assert (result, said) == (PROBLEM, "s-1 is active, but missed events cannot be fetched: Khoros answered 500")
+    assert to_do.startswith("Try again in a minute")
+
+
+# Labels and routes
+
+
+def label_set(*labels: tuple[str, str], name: str = "General Labels") -> dict[str, Any]:
+    entries = [{"id": n, "name": label, "status": status} for n, (label, status) in enumerate(labels)]
+    return {"id": 1, "name": name, "status": "ACTIVE", "labels": entries}
+
+
+@pytest.mark.parametrize(
+    ("held", "result", "said", "to_do"),
+    [
+        ([("CreateCase", "ACTIVE")], PASSED, "an active label in Khoros: CreateCase", ""),
+        ([("createcase", "ACTIVE")], PROBLEM, "Khoros has no such label", "Did you mean createcase? Correct"),
+        ([("CreateCases", "ACTIVE"), ("Other", "ACTIVE")], PROBLEM, "no such label", "Did you mean CreateCases?"),
+        ([("Entirely different", "ACTIVE")], PROBLEM, "no such label", "Correct SPREDFAST_LABEL_NAME or ROUTES"),
+        ([("CreateCase", "INACTIVE")], PROBLEM, "CreateCase is not active in Khoros", "Activate it in Khoros"),
+        ([("CreateCase", "INACTIVE"), ("CreateCase", "ACTIVE")], PASSED, "an active label", ""),
+        ([], NOTED, "unknown: Khoros lists no label", "Compare it with the label"),
+    ],
+    ids=["there", "other case", "nearly", "not at all", "not active", "one of two active", "none at all"],
+)
+def test_the_labels_of_routes_are_looked_for_in_khoros(
+    held: list[tuple[str, str]], result: str, said: str, to_do: str, app: Flask, khoros: FakeKhoros
+) -> None:
+    khoros.faults.outage(200, path="/v2/labelsets", body={"data": [label_set(*held)], "totalRecords": 1})
+    check = found(app, LABEL)
+    assert check.result == result and said in check.found and check.to_do.startswith(to_do)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 500])
+def test_a_list_of_labels_that_khoros_refuses_proves_nothing(status: int, app: Flask, khoros: FakeKhoros) -> None:
+    khoros.faults.outage(status, path="/v2/labelsets")
+    check = found(app, LABEL)
+    assert check.result == NOTED and check.found.startswith("unknown: Khoros answered")
+    assert "letter by letter" in check.to_do
+
+
+def test_the_label_of_each_line_is_checked_once(khoros: FakeKhoros, changed: NewApp) -> None:
+    khoros.faults.outage(200, path="/v2/labelsets", body={"data": [label_set(("VIP", "ACTIVE"))], "totalRecords": 1})
+    app = changed(routes="label VIP -> zendesk; label VIP -> slack #crisis; label Bil -> zendesk; rule R -> slack #x")
+    results = {check.name: check.result for check in checks.run_checks(relay_of(app)) if "label " in check.name}
+    assert results == {"Khoros label VIP": PASSED, "Khoros label Bil": PROBLEM}
+    assert len([call for call in khoros.calls if call.path.startswith("/v2/labelsets")]) == 1
+
+
+def test_an_event_counts_as_arrived_when_it_is_no_test(app: Flask, inbox: Inbox) -> None:
+    inbox.accept([new_item(post=f"{TEST_POST}1"), new_item("e2", f"message-published:{TEST_POST}2")])
+    unseen = found(app, ROUTES_CHECK)
+    assert unseen.result == NOTED and "Apply a label of a route once" in unseen.to_do
     inbox.accept([new_item("event-2")])
-    assert found(app, LABEL).result == PASSED
+    assert found(app, ROUTES_CHECK).result == PASSED
+
+
+def test_what_no_line_wants_may_be_misspelt(app: Flask, inbox: Inbox) -> None:
+    inbox.accept([new_item()])
+    relay_of(app).unrouted.note([(LABEL_APPLIED, "Billling")])
+    check = found(app, ROUTES_CHECK)
+    assert (check.result, check.found) == (NOTED, "Label Billling: 1 event matched no line")
+    assert "correct the name in ROUTES" in check.to_do
+
+
+def test_items_of_a_destination_without_a_route_are_a_problem(app: Flask, inbox: Inbox) -> None:
+    inbox.accept([new_item(destination="slack:#old")])
+    check = found(app, ROUTES_CHECK)
+    assert (check.result, check.found) == (
+        PROBLEM,
+        "1 pending and 0 parked for slack:#old, where no line leads any more",
+    )
+    assert "Add its line again" in check.to_do and "--destination 'slack:#old'" in check.to_do
 
 
 # The public address
@@ -244,11 +351,11 @@ def test_a_label_counts_as_seen_when_a_post_came_in_that_is_no_test(app: Flask, 
         ({"status": 503}, "answered 503", "look at its log"),
         ({"status": 401}, "refuses our token", "another NOTIFICATION_BEARER_TOKEN"),
         (
-            {"body": requests.ConnectionError()},
-            "gave no answer (ConnectionError)",
+            {"body": requests.exceptions.ConnectTimeout()},
+            "relay.example cannot be reached: no connection",
             "Does it run? Check the address",
         ),
-        ({"body": requests.exceptions.SSLError()}, "gave no answer (SSLError)", "valid certificate"),
+        ({"body": requests.exceptions.SSLError()}, "does not speak https", "Correct the address"),
     ],
     ids=["HTML", "404", "redirect", "ill", "other token", "nobody", "certificate"],
 )
@@ -280,11 +387,11 @@ def test_an_address_that_nobody_knows_and_one_that_nobody_needs(changed: NewApp)
     [
         (lambda z: z.faults.outage(503), {}, "Zendesk answered 503", "Try again in a minute"),
         (lambda z: z.faults.outage(429, path="/api"), {}, "Zendesk answered 429", "wait a minute"),
-        (lambda z: z.faults.reset(9), {}, "gave no answer", "Does it run?"),
+        (lambda z: z.faults.reset(9), {}, "Zendesk (127.0.0.1) gave no answer: the connection was cut", "Try again"),
         (
             lambda z: None,
             {"client_secret": "another-made-up-secret"},
-            "answered 401 to ZENDESK_CLIENT",
+            "to ZENDESK_CLIENT_ID and",
             "Copy Identifier",
         ),
         (lambda z: z.faults.outage(403, path="/api/v2/tickets"), {}, "403 Forbidden", "their agent may create"),
@@ -352,13 +459,14 @@ def test_an_oauth_client_is_named_with_its_scopes_and_with_its_role_when_zendesk
     settings: Settings, changed: NewApp
 ) -> None:
     assert found(changed(), ZENDESK).found == "an OAuth client, granted tickets:read tickets:write"
-    app, url = changed(), settings.zendesk.url
+    app, url = changed(), settings.zendesk.url if settings.zendesk else ""
     with responses.RequestsMock() as web:
         web.post(f"{url}/oauth/tokens", json={"access_token": "made-up"})
         web.get(f"{url}/api/v2/tickets", json={"tickets": []})
         web.get(f"{url}/api/v2/users/me", json={"user": {"id": 1, "role": "admin"}})
         [destination] = relay_of(app).destinations
-        assert checks.check_destination(destination)[1].startswith("an OAuth client of an admin, granted ")
+        found_there = checks.check_destination(relay_of(app), destination)
+        assert found_there[1].startswith("an OAuth client of an admin, granted ")
 
 
 # The database
@@ -370,7 +478,8 @@ def test_a_database_out_of_reach_is_said_at_each_check_that_needs_it_and_the_oth
     app = changed(database_url="sqlite:////nowhere/at/all/relay.db")
     results = {check.name: check for check in checks.run_checks(relay_of(app))}
     failed = [name for name, check in results.items() if check.result == PROBLEM]
-    assert failed == [DATABASE, LABEL] and results[DATABASE].to_do.startswith("DATABASE_URL must lead into")
+    assert failed == [DATABASE, SUBSCRIPTION, ROUTES_CHECK, ZENDESK]
+    assert results[DATABASE].to_do.startswith("DATABASE_URL must lead into")
 
 
 def test_a_database_of_a_later_release_is_recognised(app: Flask, database: Database) -> None:
@@ -399,7 +508,60 @@ def test_postgresql_is_named(emptied: Callable[[], str], changed: NewApp) -> Non
 def test_postgresql_out_of_reach_is_said_with_what_to_look_at(changed: NewApp) -> None:
     check = found(changed(database_url="postgresql://u:made-up@127.0.0.1:9/x"), DATABASE)
     assert check.result == PROBLEM and "Connection refused" in check.found and "made-up" not in check.found
-    assert check.to_do == "check DATABASE_URL, and that the database is up"
+    assert check.to_do.startswith("nothing answers at this address: start the database, or correct")
+
+
+# Several destinations
+
+
+def test_each_destination_has_its_own_finding(changed: NewApp) -> None:
+    receiver = FakeReceiver()
+    with Server(receiver.app) as server:
+        app = changed(
+            routes=f"label CreateCase -> zendesk; sent -> webhook {server.url}{HOOK_PATH}; rule R -> slack #x"
+        )
+        results = {check.name: check for check in checks.run_checks(relay_of(app))}
+    assert results[ZENDESK].result == PASSED
+    [webhook] = [check for name, check in results.items() if name.startswith("Webhook 127.0.0.1")]
+    assert webhook.result == PASSED and "shows with the first webhook" in webhook.found and receiver.calls == []
+    slack = results["Slack #x credential"]
+    assert (slack.result, "cannot be reached" in slack.found, slack.to_do[:12]) == (PROBLEM, True, "Does it run?")
+
+
+@pytest.mark.parametrize("state", [UNAUTHORISED, REFUSING])
+def test_a_destination_that_refuses_all_is_a_problem_though_its_credentials_work(
+    state: str, app: Flask, inbox: Inbox, database: Database
+) -> None:
+    move_gate(inbox, UNAUTHORISED, "hooks.example answered 410 Gone: correct its address")
+    with database.transaction() as db:
+        db.change("UPDATE gates SET state = :state", {"state": state})
+    check = found(app, ZENDESK)
+    assert check.result == PROBLEM and f"but {state}: hooks.example answered 410 Gone" in check.found
+    assert check.to_do == "Nothing is sent there until then."
+
+
+@pytest.mark.parametrize(
+    ("reason", "to_do"),
+    [
+        ("Zendesk answered 500", "Try again in a minute"),
+        ("Slack answered not_in_channel: invite the app to #x: /invite @app", "The relay goes on by itself"),
+        ("hooks.example answered 401: it refuses our signature", "Compare WEBHOOK_SECRET"),
+        ("hooks.example answered 302: redirects are not followed; correct its address in ROUTES", "Set the address"),
+        ("Zendesk answered 401 invalid_client to ZENDESK_CLIENT_ID and ZENDESK_CLIENT_SECRET: copy", "Copy Identifier"),
+        (
+            "Zendesk answered 400 invalid_scope to ZENDESK_CLIENT_ID …: the OAuth client may not have",
+            "Change that client",
+        ),
+        ("Khoros (x) cannot be reached: no such host name", "Check the address for typing errors."),
+        ("Khoros (x) cannot be reached: its certificate is not trusted (expired)", "Renew the certificate"),
+        ("Khoros (x) cannot be reached: it does not speak https there", "Correct the address, and its port."),
+        ("x cannot be called: REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no readable file", "Correct that variable"),
+        ("x cannot be called: its token … that no header may hold: copy it again", "Set the variable again"),
+        ("x cannot be reached through the proxy of HTTPS_PROXY: nothing listens there", "Correct HTTPS_PROXY"),
+    ],
+)
+def test_each_reason_has_its_advice(reason: str, to_do: str) -> None:
+    assert advice(reason).startswith(to_do)
 
 
 def test_an_error_nobody_foresaw_has_some_advice() -> None:

@@ -13,27 +13,27 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from conftest import NOWHERE, TEXT, TOKEN, Clock, new_item, new_settings, new_subscriber, relay_of, rows, wait_for
+from conftest import NOWHERE, TEXT, WEBHOOK_SECRET, Clock, new_item, new_routes, new_settings, relay_of, rows, wait_for
 from flask import Flask
 from flask.testing import FlaskCliRunner
 from steps import claim, deliver, move_gate, park, settle
 
 import log
 from app import Settings
-from config import Config
-from events import LABEL_APPLIED
+from destinations.slack import SlackSettings
 from inbox.database import Database, DatabaseUnavailable
-from inbox.facts import Facts
-from inbox.gate import AUTH_BACKOFF_S, OUTAGE
+from inbox.gate import OUTAGE
 from inbox.inbox import Inbox
 from inbox.items import NewItem, Outcome
-from khoros.subscription import subscription_status
 from operations import cli
 from operations.cli_output import command
 from operations.relay import Relay
+from outbound import AuthFailed
 from sandbox.khoros import FakeKhoros
+from sandbox.receiver import HOOK_PATH, FakeReceiver
 from sandbox.relay import free_port
 from sandbox.server import Server
+from sandbox.slack import FakeSlack
 from sandbox.zendesk import FakeZendesk
 
 pytestmark = pytest.mark.usefixtures("clean_log")
@@ -62,213 +62,8 @@ def changed(settings: Settings, new_app: Callable[[Settings], Flask]) -> NewApp:
     return lambda **changes: new_app(replace(settings, config=replace(settings.config, **changes)))
 
 
-@pytest.fixture
-def subscribed(config: Config, database: Database, khoros: FakeKhoros) -> str:
-    """A service that has subscribed; gives the subscription's uuid."""
-    new_subscriber(config, database).step()
-    return khoros.subscriptions[0].uuid
-
-
-def run(runner: FlaskCliRunner, *words: str, typed: str | None = None) -> Result:
-    return runner.invoke(args=["subscription", *words], input=typed)
-
-
-def state_after_a_restart(config: Config, database: Database) -> str:
-    """What a service that starts now makes of it."""
-    subscriber = new_subscriber(config, database)
-    subscriber.step()
-    return subscriber.status().state
-
-
 def no_traceback(result: Result) -> bool:
     return isinstance(result.exception, SystemExit | None) and "Traceback" not in result.output
-
-
-# On a healthy Khoros
-
-
-def test_show_prints_the_subscription_and_no_secret(runner: FlaskCliRunner, subscribed: str) -> None:
-    result = run(runner, "show")
-    lines = dict(line.split(maxsplit=1) for line in result.output.replace(" uri", "_uri").splitlines())
-    assert result.exit_code == 0
-    assert (lines["uuid"], lines["status"], lines["query"]) == (subscribed, "ACTIVE", "CreateCase")
-    assert lines["notification_uri"] == f"{NOWHERE}/notifications" and TOKEN not in result.output
-
-
-def test_show_gives_a_program_the_same(runner: FlaskCliRunner, subscribed: str) -> None:
-    assert json.loads(run(runner, "show", "--json").stdout)["uuid"] == subscribed
-
-
-def test_show_marks_what_is_empty(
-    runner: FlaskCliRunner, config: Config, database: Database, khoros: FakeKhoros
-) -> None:
-    new_subscriber(replace(config, polling=True), database).step()
-    assert "notification uri  -\n" in run(runner, "show").output
-
-
-def test_pause_pauses_and_the_service_leaves_it_so_and_says_it(
-    runner: FlaskCliRunner, subscribed: str, config: Config, database: Database, khoros: FakeKhoros
-) -> None:
-    result = run(runner, "pause")
-    assert (result.exit_code, khoros.subscriptions[0].status) == (0, "PAUSED")
-    assert result.output == (
-        f"Paused {subscribed}. Labels are not delivered until: flask --app app subscription resume\n"
-    )
-    assert state_after_a_restart(config, database) == "paused"
-    assert khoros.subscriptions[0].status == "PAUSED"
-
-
-def test_a_running_service_notices_a_pause_at_its_next_step(
-    runner: FlaskCliRunner, config: Config, database: Database
-) -> None:
-    running = new_subscriber(config, database)
-    running.step()
-    run(runner, "pause")
-    running.step()
-    assert running.status().state == "paused"
-
-
-def test_resume_ends_a_pause(
-    runner: FlaskCliRunner, subscribed: str, config: Config, database: Database, khoros: FakeKhoros
-) -> None:
-    run(runner, "pause")
-    assert state_after_a_restart(config, database) == "paused"
-    result = run(runner, "resume")
-    assert (result.exit_code, khoros.subscriptions[0].status) == (0, "ACTIVE")
-    assert result.output == f"{subscribed} is active again. The running service looks at it within a minute.\n"
-    assert state_after_a_restart(config, database) == "subscribed"
-
-
-def test_delete_removes_it_and_it_stays_deleted_over_restarts_until_resumed(
-    runner: FlaskCliRunner, subscribed: str, config: Config, database: Database, khoros: FakeKhoros
-) -> None:
-    result = run(runner, "delete", "--yes")
-    assert (result.exit_code, khoros.subscriptions) == (0, [])
-    assert result.output.startswith(f"Deleted {subscribed}. The service makes no new one until:")
-    for _ in range(2):
-        assert state_after_a_restart(config, database) == "deleted"
-    assert khoros.subscriptions == []
-    result = run(runner, "resume")
-    assert (result.exit_code, result.output.startswith("Khoros has no subscription of ours.")) == (0, True)
-    assert state_after_a_restart(config, database) == "subscribed"
-    assert len(khoros.subscriptions) == 1
-
-
-@pytest.mark.parametrize(("typed", "deleted"), [("y\n", True), ("n\n", False), ("\n", False), ("", False)])
-def test_delete_asks_first(
-    typed: str, deleted: bool, runner: FlaskCliRunner, subscribed: str, khoros: FakeKhoros
-) -> None:
-    result = run(runner, "delete", typed=typed)
-    assert "No label will be delivered any more. Delete the subscription in Khoros? [y/N]" in result.output
-    assert (result.exit_code, khoros.subscriptions == []) == (0 if deleted else 1, deleted)
-    if not deleted:
-        assert "Aborted!" in result.output
-
-
-def test_only_our_own_subscription_is_touched(
-    runner: FlaskCliRunner, subscribed: str, config: Config, app: Flask, khoros: FakeKhoros
-) -> None:
-    relay_of(app).khoros.subscribe(
-        event_name=LABEL_APPLIED, external_id="other", notification_uri="", query="", bearer_token=TOKEN
-    )
-    run(runner, "pause")
-    run(runner, "delete", "--yes")
-    [other] = khoros.subscriptions
-    assert (other.external_id, other.status) == ("other", "ACTIVE")
-
-
-def test_the_help_tells_the_commands_apart(runner: FlaskCliRunner) -> None:
-    words = run(runner, "--help").output
-    assert all(f"  {name} " in words for name in ("show", "pause", "resume", "delete"))
-
-
-# With nothing there
-
-
-@pytest.mark.parametrize("words", [["show"], ["pause"]], ids=" ".join)
-def test_with_no_subscription_there_one_line_says_so(words: list[str], runner: FlaskCliRunner) -> None:
-    result = run(runner, *words)
-    assert (result.exit_code, no_traceback(result)) == (1, True)
-    assert result.output.startswith("Error: Khoros has no subscription named send-to-zendesk.")
-    assert len(result.output.splitlines()) == 1
-
-
-def test_delete_with_no_subscription_there_keeps_the_service_from_making_one(
-    runner: FlaskCliRunner, config: Config, database: Database
-) -> None:
-    assert run(runner, "delete", "--yes").output.startswith("Khoros had none of ours. The service makes no new one")
-    assert state_after_a_restart(config, database) == "deleted"
-
-
-def test_resume_with_no_subscription_there_has_it_made(
-    runner: FlaskCliRunner, config: Config, database: Database, khoros: FakeKhoros
-) -> None:
-    result = run(runner, "resume")
-    assert (result.exit_code, khoros.subscriptions) == (0, [])
-    assert result.output == ("Khoros has no subscription of ours. The running service looks at it within a minute.\n")
-    assert state_after_a_restart(config, database) == "subscribed"
-
-
-# With Khoros, or the database, down
-
-
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-@pytest.mark.parametrize(
-    ("fail", "said"),
-    [
-        (lambda k: k.faults.outage(503), "Error: Khoros answered 503"),
-        (lambda k: k.faults.reset(9), "Error: 127.0.0.1 gave no answer (ConnectionError)."),
-        (lambda k: k.faults.outage(401), "Error: Khoros answered 401: it refuses SPREDFAST_API_TOKEN."),
-        (lambda k: k.faults.html(9), "Error: Khoros says Developer Inactive: SPREDFAST_API_TOKEN has expired"),
-    ],
-    ids=["503", "reset", "401", "Developer Inactive"],
-)
-def test_with_khoros_down_one_line_says_so_and_nothing_changes(
-    fail: Callable[[FakeKhoros], None],
-    said: str,
-    words: list[str],
-    runner: FlaskCliRunner,
-    subscribed: str,
-    facts: Facts,
-    khoros: FakeKhoros,
-) -> None:
-    before = subscription_status(facts)
-    fail(khoros)
-    result = run(runner, *words)
-    assert (result.exit_code, no_traceback(result)) == (1, True)
-    assert result.output.startswith(said) and len(result.output.splitlines()) == 1
-    assert [s.status for s in khoros.subscriptions] == ["ACTIVE"]
-    assert subscription_status(facts) == before
-
-
-@pytest.mark.parametrize(("command", "method"), [("pause", "PUT"), ("resume", "PUT"), ("delete --yes", "DELETE")])
-def test_a_refused_change_is_an_error(
-    command: str, method: str, runner: FlaskCliRunner, subscribed: str, khoros: FakeKhoros
-) -> None:
-    khoros.faults.fail(1, 503, method=method)
-    result = run(runner, *command.split())
-    assert result.exit_code == 1 and result.output.startswith("Error: Khoros answered 503")
-
-
-@pytest.mark.parametrize("words", COMMANDS[1:], ids=" ".join)
-def test_with_the_database_down_one_line_says_where_to_look(words: list[str], changed: NewApp, subscribed: str) -> None:
-    app = changed(database_url=DOWN)
-    result = run(app.test_cli_runner(), *words)
-    assert (result.exit_code, no_traceback(result)) == (1, True)
-    assert "DATABASE_URL must lead into a folder" in result.output and len(result.output.splitlines()) == 1
-
-
-def test_delete_with_the_database_down_deletes_nothing(changed: NewApp, subscribed: str, khoros: FakeKhoros) -> None:
-    """Otherwise the service would not know, and make it again."""
-    app = changed(database_url=DOWN)
-    run(app.test_cli_runner(), "delete", "--yes")
-    assert len(khoros.subscriptions) == 1
-
-
-def test_a_deleted_state_is_kept_for_every_process(runner: FlaskCliRunner, subscribed: str, facts: Facts) -> None:
-    run(runner, "delete", "--yes")
-    status = subscription_status(facts)
-    assert status.state == "deleted" and "subscription resume" in status.detail
 
 
 # What is parked
@@ -307,7 +102,7 @@ def test_what_nobody_can_read_is_not_sent_again_and_the_command_says_so(
 ) -> None:
     result = runner.invoke(args=["inbox", "retry", "1", "2", "77"])
     assert result.exit_code == 1 and result.output.startswith("1 of 3 put back;")
-    assert "Error: the others are not parked, were never readable, or their text is no longer kept" in result.output
+    assert "Error: the others are settled or being sent, were never readable, or their text" in result.output
     assert [row[2] for row in rows(database)] == ["pending", "parked"]
 
 
@@ -317,30 +112,6 @@ def test_with_the_database_down_the_inbox_commands_say_where_to_look(words: list
     result = app.test_cli_runner().invoke(args=["inbox", *words])
     assert (result.exit_code, no_traceback(result)) == (1, True)
     assert "DATABASE_URL must lead into a folder" in result.output and len(result.output.splitlines()) == 1
-
-
-def test_show_after_a_delete_does_not_promise_that_a_start_makes_it_again(
-    app: Flask, config: Config, database: Database
-) -> None:
-    new_subscriber(config, database).step()
-    runner = app.test_cli_runner()
-    runner.invoke(args=["subscription", "delete", "--yes"])
-    assert "subscription resume" in runner.invoke(args=["subscription", "show"]).output
-
-
-def test_a_delete_that_khoros_refused_does_not_leave_the_service_thinking_it_is_deleted(
-    app: Flask, config: Config, database: Database, khoros: FakeKhoros
-) -> None:
-    subscriber = new_subscriber(config, database)
-    subscriber.step()
-    khoros.faults.fail(1, 503, method="DELETE")
-    app.test_cli_runner().invoke(args=["subscription", "delete", "--yes"])
-    assert subscriber.status().state != "deleted"
-
-
-def test_the_code_is_not_said_twice(config: Config, app: Flask, khoros: FakeKhoros) -> None:
-    khoros.faults.outage(503)
-    assert "503 503" not in app.test_cli_runner().invoke(args=["subscription", "show"]).output
 
 
 # In general
@@ -522,7 +293,31 @@ def test_discarding_asks_first_and_is_for_good(runner: FlaskCliRunner, parked: I
     gone = runner.invoke(args=["inbox", "discard", "1"], input="y\n")
     assert (gone.exit_code, [row[2] for row in rows(database)]) == (0, ["discarded", "parked"])
     again = runner.invoke(args=["inbox", "discard", "1", "--yes"])
-    assert again.exit_code == 1 and "the others are not parked: see inbox list" in again.stderr
+    assert again.exit_code == 1 and "the others are settled: see inbox list --state all" in again.stderr
+
+
+def test_what_waits_can_be_sent_at_once_or_given_up_unless_it_is_being_sent(app: Flask, database: Database) -> None:
+    inbox = relay_of(app).inbox  # with the clock of the commands
+    inbox.accept([new_item("e1", "twitter:1"), new_item("e2", "twitter:2")])
+    first = settle(inbox, OUTAGE, reason="Zendesk answered 503", item_only=True, retry_after_s=1900.0)
+    under_way = claim(inbox).id
+    assert invoke(app, "inbox", "retry", str(first)).stdout.startswith("1 of 1 put back;")
+    refused = invoke(app, "inbox", "discard", "--yes", str(first), str(under_way))
+    assert (refused.exit_code, refused.stdout) == (1, "1 of 2 discarded.\n")
+    assert f"{under_way} is being sent right now: try again in a moment" in refused.stderr
+    assert [row[2] for row in rows(database)] == ["discarded", "pending"]
+
+
+def test_a_list_can_be_of_one_destination_and_names_it_when_there_are_several(app: Flask, inbox: Inbox) -> None:
+    inbox.accept([new_item("e1", "p:1"), new_item("e2", "p:2", destination="slack:#old")])
+    assert "zendesk" not in invoke(app, "inbox", "list", "--state", "pending", "--destination", "zendesk").stdout
+    listed = invoke(app, "inbox", "list", "--state", "pending", "--destination", "slack:#old").stdout
+    assert "p:2" in listed and "slack:#old" in listed and "p:1" not in listed
+    [record] = json.loads(
+        invoke(app, "inbox", "list", "--state", "all", "--destination", "slack:#old", "--json").stdout
+    )
+    assert record["destination"] == "slack:#old"
+    assert invoke(app, "inbox", "list", "--destination", "nowhere").stdout == "0 parked.\n"
 
 
 # The whole path
@@ -533,13 +328,19 @@ def whole(settings: Settings, zendesk: FakeZendesk) -> Settings:
     """The settings with a Zendesk and a public address."""
     url = zendesk.url  # type: ignore[attr-defined]  # the fixture gives the fake its address
     public_url = f"http://127.0.0.1:{free_port()}"
-    return Settings(replace(settings.config, public_url=public_url), replace(settings.zendesk, url=url))
+    zendesk_there = replace(settings.zendesk, url=url)  # type: ignore[type-var]  # it may be None elsewhere
+    return replace(settings, config=replace(settings.config, public_url=public_url), zendesk=zendesk_there)
 
 
 @pytest.fixture
 def again(whole: Settings, new_app: Callable[[Settings], Flask]) -> NewApp:
     """Makes the app of one more process, with other settings."""
-    return lambda **changes: new_app(replace(whole, config=replace(whole.config, **changes)))
+
+    def make(routes: str = "label CreateCase -> zendesk", slack_url: str = NOWHERE, **changes: Any) -> Flask:
+        config, slack = replace(whole.config, **changes), SlackSettings("xoxb-made-up-slack-token", slack_url)
+        return new_app(replace(whole, config=config, routes=new_routes(routes), slack=slack))
+
+    return make
 
 
 @pytest.fixture
@@ -605,6 +406,118 @@ def test_a_test_post_that_the_service_does_not_take_says_so(connected: Flask, ag
     assert other_database.exit_code == 1 and "the service there has another DATABASE_URL" in other_database.stderr
 
 
+# Routes
+
+SEVERAL = (
+    'label VIP -> slack #social-crisis; label Billing -> zendesk {"priority": "high"}; '
+    "rule Product recall -> slack ann@acme.example; published -> slack #news; sent FACEBOOK -> webhook {url}; "
+    "needs-approval -> slack #news; disconnected -> slack #social-crisis"
+)
+ROUTE_LINES = [
+    "1      Label VIP → Slack #social-crisis",
+    "2      Label Billing → Zendesk",
+    "3      Rule Product recall → Slack ann@acme.example",
+    "4      Published → Slack #news",
+    "5      Sent FACEBOOK → Webhook hooks.example",
+    "6      Needs approval → Slack #news",
+    "7      Disconnected → Slack #social-crisis",
+]
+
+
+def test_the_routes_are_listed_in_words_with_their_numbers(again: NewApp) -> None:
+    app = again(routes=SEVERAL.replace("{url}", "https://hooks.example/T0P/SECRET"))
+    lines = invoke(app, "routes").stdout.splitlines()
+    assert lines[1:-1] == ROUTE_LINES and "send-test ROUTE" in lines[-1]
+    printed = invoke(app, "routes", "--json").stdout
+    assert json.loads(printed)[2] == {
+        "route": 3,
+        "words": "Rule Product recall → Slack ann@acme.example",
+        "destination": "slack:ann@acme.example",
+    }
+    assert "T0P" not in printed + "".join(lines)
+
+
+@pytest.fixture
+def everywhere(again: NewApp, tmp_path: Path) -> Iterator[tuple[Flask, FakeSlack, FakeReceiver]]:
+    """A service with a route of each kind that delivers, and its Slack and its receiver."""
+    slack, receiver = FakeSlack(per_second=None), FakeReceiver(secret=WEBHOOK_SECRET)
+    slack.add_channel("news")
+    with Server(slack.app) as slack_server, Server(receiver.app) as receiver_server:
+        routes = SEVERAL.replace("{url}", receiver_server.url + HOOK_PATH)
+        app = again(routes=routes, public_url="", slack_url=f"{slack_server.url}/api")
+        for delivery in relay_of(app).deliveries.values():
+            delivery.start()
+        yield app, slack, receiver
+        for delivery in relay_of(app).deliveries.values():
+            delivery.stop(5)
+
+
+Everywhere = tuple[Flask, FakeSlack, FakeReceiver]
+
+
+@pytest.mark.parametrize(
+    ("route", "place"),
+    [
+        ("1", "social-crisis"),
+        ("VIP", "social-crisis"),
+        ("3", "ann@acme.example"),
+        ("product RECALL", "ann@acme.example"),
+        ("4", "news"),
+        ("needs approval", "news"),
+        ("Disconnected", "social-crisis"),
+    ],
+)
+def test_a_test_event_goes_through_the_route_that_is_named(route: str, place: str, everywhere: Everywhere) -> None:
+    app, slack, _ = everywhere
+    result = invoke(app, "send-test", route)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("Accepted straight into the inbox; message ")
+    assert len(slack.messages_in(place)) == len(slack.messages) == 1
+
+
+def test_a_test_message_reaches_a_webhook(everywhere: Everywhere) -> None:
+    app, _, receiver = everywhere
+    result = invoke(app, "send-test", "webhook")
+    [taken] = receiver.taken
+    assert taken.type == "khoros.message.sent_to_network" and "This is a test" in taken.json
+    assert result.stdout.startswith(f"Accepted straight into the inbox; webhook {taken.id} after ")
+
+
+def test_all_routes_can_be_tried_at_once(everywhere: Everywhere, zendesk: FakeZendesk) -> None:
+    app, slack, receiver = everywhere
+    result = invoke(app, "send-test", "all")
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 0 and len(lines) == 7, result.output
+    assert lines[0].startswith("Label VIP → Slack #social-crisis. Accepted straight into the inbox; message ")
+    assert (len(slack.messages), len(zendesk.tickets), len(receiver.taken)) == (5, 1, 1)
+    printed = json.loads(invoke(app, "send-test", "all", "--json").stdout)
+    assert [one["state"] for one in printed] == ["delivered"] * 7
+    assert printed[1]["route"] == "Label Billing → Zendesk"
+
+
+@pytest.mark.parametrize(
+    ("route", "said"),
+    [
+        ("nowhere", "no routes are called nowhere: give a number of: flask --app app routes"),
+        ("0", "no routes are called 0"),
+        ("8", "no routes are called 8"),
+        ("9" * 5000, "no routes are called 999"),
+        ("slack", "5 routes are called slack: give a number"),
+    ],
+)
+def test_a_route_that_is_not_there_or_not_clear_is_said_so(route: str, said: str, again: NewApp) -> None:
+    app = again(routes=SEVERAL.replace("{url}", "https://hooks.example/x"))
+    result = invoke(app, "send-test", route)
+    assert (result.exit_code, said in result.stderr) == (1, True)
+
+
+def test_a_test_event_that_waits_names_the_reason_of_its_own_destination(again: NewApp) -> None:
+    app = again(routes="label A -> zendesk; rule B -> slack #crisis", public_url="")
+    move_gate(relay_of(app).inbox, OUTAGE, "Zendesk answered 503")
+    assert "still waits after 1 s. Does a service run?" in invoke(app, "send-test", "rule B", "--wait", "1").stderr
+    assert "still waits after 1 s. Zendesk answered 503." in invoke(app, "send-test", "label A", "--wait", "1").stderr
+
+
 # Delivering by command
 
 
@@ -649,6 +562,10 @@ class TestDeliverOnce:
         assert (result.exit_code, result.stdout, len(zendesk.tickets)) == (0, "Nothing is left to deliver.\n", 25)
         assert "Delivering 25 posts" in result.stderr and "event=ticket_created" in result.stderr
 
+    def test_what_waits_for_a_destination_without_a_route_does_not_hold_it_up(self, connected: Flask) -> None:
+        relay_of(connected).inbox.accept([new_item(destination="slack:#old")])
+        assert invoke(connected, "deliver", "--once").stdout == "Nothing is left to deliver.\n"
+
     def test_repaired_credentials_are_tried_at_once(self, connected: Flask, zendesk: FakeZendesk) -> None:
         fill(connected, 1)
         inbox = relay_of(connected).inbox
@@ -684,12 +601,28 @@ class TestDeliverOnce:
         once_more = invoke(again(), "deliver", "--once")
         assert (once_more.exit_code, len(zendesk.tickets)) == (0, 1)
 
-    def test_credentials_that_are_refused_end_it(self, connected: Flask, zendesk: FakeZendesk) -> None:
+    def test_credentials_that_are_refused_end_it(
+        self, connected: Flask, zendesk: FakeZendesk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        [destination], accepted = relay_of(connected).destinations, iter(["an OAuth client"] * 2)
+
+        def check() -> str:
+            for found in accepted:
+                return found
+            raise AuthFailed("Zendesk answered 403 Forbidden")
+
+        monkeypatch.setattr(destination, "check", check)
         fill(connected, 1)
         zendesk.faults.outage(403, method="POST", path="/api")
-        result = deliver_once(connected, AUTH_BACKOFF_S[0] + 3)
+        result = deliver_once(connected, 60)
         assert result.exit_code == 1 and "1 still wait. Zendesk answered 403 Forbidden" in result.stderr
         assert posted(zendesk) == 1
+
+    def test_what_fails_alone_says_why_when_nothing_moves(self, connected: Flask, zendesk: FakeZendesk) -> None:
+        fill(connected, 1)
+        zendesk.faults.outage(403, method="POST", path="/api")
+        result = deliver_once(connected, 1)
+        assert result.exit_code == 1 and "1 still wait. Zendesk answered 403 Forbidden" in result.stderr
 
     def test_no_progress_ends_it(self, connected: Flask, zendesk: FakeZendesk) -> None:
         fill(connected, 1)

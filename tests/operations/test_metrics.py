@@ -10,22 +10,37 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import AUTHOR, TEXT, TOKEN, Clock, new_item, new_settings, notification, relay_of, sqlite_unless_asked
+from conftest import (
+    AUTHOR,
+    TEXT,
+    TOKEN,
+    Clock,
+    new_config,
+    new_item,
+    new_settings,
+    new_subscriptions,
+    notification,
+    relay_of,
+    sqlite_unless_asked,
+)
 from flask import Flask
 from flask.testing import FlaskClient
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from steps import claim, deliver, move_gate, park, settle
 
 from app import Settings
+from events import LABEL_APPLIED, RULE_APPLIED
 from inbox.database import Database
 from inbox.facts import Facts
 from inbox.gate import LIMITED, OUTAGE, UNAUTHORISED
 from inbox.inbox import Inbox
-from inbox.items import REFUSED, NewItem, Outcome
+from inbox.items import REFUSED, TROUBLES, NewItem, Outcome
 from inbox.records import Records
+from khoros.catch_up import CatchUpStatus
 from khoros.receive import Receipt
-from khoros.subscription import SubscriptionStatus
+from khoros.subscription import SubscriptionStatus, status_fact
 from operations.health import current_health
 from operations.metrics import BUCKETS_S, Metrics
 from sandbox.zendesk import FakeZendesk
@@ -35,6 +50,7 @@ pytestmark = pytest.mark.usefixtures("clean_log")
 PASSWORD = "made-up-status-password"
 HEADERS = {"Authorization": "Basic " + base64.b64encode(f"prometheus:{PASSWORD}".encode()).decode()}
 BOTH = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+CRISIS = "slack:#crisis"
 LABEL_TO_DELIVERED = "relay_label_to_delivered_seconds"
 SHARED = {  # the same in every process
     "relay_accepted": "counter",
@@ -43,6 +59,7 @@ SHARED = {  # the same in every process
     "relay_waiting": "gauge",
     "relay_oldest_waiting_seconds": "gauge",
     "relay_subscribed": "gauge",
+    "relay_polling": "gauge",
     "relay_destination_open": "gauge",
     "relay_calls_left": "gauge",
 }
@@ -80,36 +97,49 @@ def scrape(metrics: Metrics, database: Database) -> Scrape:
 
 
 def scraped(metrics: Metrics, database: Database) -> dict[str, Metric]:
-    health = current_health(Inbox(database), Facts(database), ["zendesk"])
-    return parsed(metrics.exposition(health, Records(database).by_state()).decode())
+    inbox, facts, records = Inbox(database), Facts(database), Records(database)
+    subscriptions = new_subscriptions(new_config(), database, queries={LABEL_APPLIED: "CreateCase", RULE_APPLIED: ""})
+    health = current_health(inbox, facts, records, subscriptions, ["zendesk", CRISIS], 600.0)
+    return parsed(metrics.exposition(health, records.by_state()).decode())
 
 
 def parsed(text: str) -> dict[str, Metric]:
     return {metric.name: metric for metric in text_string_to_metric_families(text)}
 
 
-def value(metrics: dict[str, Metric], name: str) -> float:
+def samples(metrics: dict[str, Metric], name: str, of: str = "zendesk") -> list[Sample]:
+    """The samples of one metric, of those with labels the ones of a destination or an event."""
+    return [one for one in metrics[name].samples if of in one.labels.values() or not set(one.labels) - {"le"}]
+
+
+def value(metrics: dict[str, Metric], name: str, of: str = "zendesk") -> float:
     """The one sample of a counter or gauge."""
-    [sample] = metrics[name].samples
+    [sample] = samples(metrics, name, of)
     return sample.value
 
 
-def causes(metrics: dict[str, Metric]) -> dict[str, float]:
-    return {sample.labels["cause"]: sample.value for sample in metrics["relay_retries"].samples}
+def causes(metrics: dict[str, Metric], of: str = "zendesk") -> dict[str, float]:
+    return {sample.labels["cause"]: sample.value for sample in samples(metrics, "relay_retries", of)}
 
 
-def buckets(metrics: dict[str, Metric], name: str) -> dict[float, float]:
-    return {float(sample.labels["le"]): sample.value for sample in metrics[name].samples if "le" in sample.labels}
+def buckets(metrics: dict[str, Metric], name: str, of: str = "zendesk") -> dict[float, float]:
+    return {float(sample.labels["le"]): sample.value for sample in samples(metrics, name, of) if "le" in sample.labels}
 
 
 def test_a_new_service_has_every_metric_from_the_start(scrape: Scrape) -> None:
     metrics = scrape()
     assert {name: metric.type for name, metric in metrics.items()} == SHARED | OWN
-    zero = [name for name in SHARED if name != "relay_calls_left"] + ["relay_duplicates", "relay_ignored"]
-    assert {name: value(metrics, name) for name in zero} == dict.fromkeys(zero, 0.0) | {"relay_destination_open": 1.0}
-    assert causes(metrics) == {OUTAGE: 0.0, LIMITED: 0.0, UNAUTHORISED: 0.0}
-    for name in ("relay_ack_seconds", LABEL_TO_DELIVERED):
-        assert buckets(metrics, name) == dict.fromkeys((*BUCKETS_S, float("inf")), 0.0)
+    whole = ["relay_accepted", "relay_delivered", "relay_duplicates", "relay_ignored"]
+    assert {name: value(metrics, name) for name in whole} == dict.fromkeys(whole, 0.0)
+    for of in ("zendesk", CRISIS):
+        for name in ("relay_parked", "relay_waiting", "relay_oldest_waiting_seconds"):
+            assert value(metrics, name, of) == 0.0
+        assert value(metrics, "relay_destination_open", of) == 1.0
+        assert causes(metrics, of) == dict.fromkeys(TROUBLES, 0.0)
+        assert buckets(metrics, LABEL_TO_DELIVERED, of) == dict.fromkeys((*BUCKETS_S, float("inf")), 0.0)
+    assert buckets(metrics, "relay_ack_seconds") == dict.fromkeys((*BUCKETS_S, float("inf")), 0.0)
+    for event in (LABEL_APPLIED, RULE_APPLIED):
+        assert (value(metrics, "relay_subscribed", event), value(metrics, "relay_polling", event)) == (0.0, 1.0)
 
 
 def test_names_units_and_words_follow_prometheus_conventions(scrape: Scrape, inbox: Inbox) -> None:
@@ -131,13 +161,21 @@ def test_the_database_gives_the_same_counts_to_every_process(
     park(inbox, "e3", "p:3")
     inbox.accept([NewItem("", "unreadable:1", "", {"unreadable": TEXT}, reason="eventName is missing")])
     inbox.accept([new_item(f"e{n}", f"p:{n}") for n in (4, 5)])
-    facts.save("subscription", SubscriptionStatus("subscribed"))
+    inbox.accept([new_item("e7", "p:7", destination="slack:#old")])
+    facts.save(status_fact(LABEL_APPLIED), SubscriptionStatus("subscribed"))
+    facts.save(f"catch_up:{RULE_APPLIED}", CatchUpStatus(failed="Khoros answered 500"))
     first, second = scraped(Metrics(), database), scraped(Metrics(), other_database)
-    found = {name.removeprefix("relay_"): value(first, name) for name in SHARED if name != "relay_calls_left"}
-    assert found == {
-        **{"accepted": 6.0, "delivered": 2.0, "parked": 2.0, "waiting": 2.0, "oldest_waiting_seconds": 0.0},
-        **{"subscribed": 1.0, "destination_open": 1.0},
-    }
+    assert (value(first, "relay_accepted"), value(first, "relay_delivered")) == (7.0, 2.0)
+    for name, counts in {"zendesk": (1, 2), "": (1, 0), "slack:#old": (0, 1), CRISIS: (0, 0)}.items():
+        labelled = {
+            one.name: one.value
+            for metric in first.values()
+            for one in metric.samples
+            if one.labels == {"destination": name}
+        }
+        assert (labelled["relay_parked"], labelled["relay_waiting"]) == counts, name
+    for name, wanted in {"relay_subscribed": (1.0, 0.0), "relay_polling": (1.0, 0.0)}.items():
+        assert (value(first, name, LABEL_APPLIED), value(first, name, RULE_APPLIED)) == wanted
     assert first == second
 
 
@@ -159,13 +197,12 @@ def test_a_process_counts_its_attempts_by_destination_and_cause(
     for how in (OUTAGE, OUTAGE, LIMITED, UNAUTHORISED, REFUSED, "ticket_created", "note_added"):
         metrics.on_outcome(item, Outcome(how, 0.25))
     found = scrape()
-    assert causes(found) == {OUTAGE: 2.0, LIMITED: 1.0, UNAUTHORISED: 1.0}
+    assert causes(found) == dict.fromkeys(TROUBLES, 0.0) | {OUTAGE: 2.0, LIMITED: 1.0, UNAUTHORISED: 1.0}
     times = buckets(found, LABEL_TO_DELIVERED)
     assert [times[bound] for bound in (1.0, 2.5, float("inf"))] == [0, 2, 2]
-    sums = {sample.name: sample.value for sample in found[LABEL_TO_DELIVERED].samples if "le" not in sample.labels}
+    sums = {one.name: one.value for one in samples(found, LABEL_TO_DELIVERED) if "le" not in one.labels}
     assert sums == {f"{LABEL_TO_DELIVERED}_count": 2.0, f"{LABEL_TO_DELIVERED}_sum": pytest.approx(4.5)}
-    labels = [sample.labels for name in ("relay_retries", LABEL_TO_DELIVERED) for sample in found[name].samples]
-    assert {label["destination"] for label in labels} == {"zendesk"}
+    assert set(causes(found, CRISIS).values()) == set(buckets(found, LABEL_TO_DELIVERED, CRISIS).values()) == {0.0}
 
 
 def test_counters_never_fall_when_an_item_changes_its_state(scrape: Scrape, inbox: Inbox) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import events, fields_of, new_settings, relay_of
+from conftest import events, fields_of, new_item, new_settings, relay_of
 from flask import Flask
 
 from app import Settings
+from events import LABEL_APPLIED, RULE_APPLIED
 from inbox.database import Database
-from operations.relay import Relay
+from operations.relay import STOP_S, Relay
 
 pytestmark = pytest.mark.usefixtures("clean_log")
 
@@ -46,7 +47,7 @@ def test_notifications_are_let_in_while_the_background_work_runs(new_relay: NewR
 def test_a_stop_gives_up_claiming_before_anything_else(new_relay: NewRelay, monkeypatch: pytest.MonkeyPatch) -> None:
     relay = new_relay()
     steps: list[str] = []
-    for name, part in (("claiming", relay.deliveries["zendesk"]), ("loop", relay.subscriber.loop)):
+    for name, part in (("claiming", relay.deliveries["zendesk"]), ("loop", relay.subscriptions.loop)):
         stop = "stop_claiming" if name == "claiming" else "stop"
         monkeypatch.setattr(part, stop, lambda name=name: steps.append(name))
     relay.stop()
@@ -78,12 +79,62 @@ def test_the_health_of_a_service_that_cannot_store_is_none_and_is_logged(
     assert fields_of(caplog, "database_unavailable")["level"] == logging.ERROR
 
 
-def test_a_disk_that_is_full_shows_though_reading_works(new_relay: NewRelay, database: Database) -> None:
+def test_a_disk_that_is_full_shows_though_reading_works(
+    new_relay: NewRelay, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     relay = new_relay()
-    assert relay.health() is not None
+    assert fault_of(relay) == ""
     with database.transaction() as db:
         stop = "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
         db.change(f"CREATE TRIGGER full_items BEFORE INSERT ON items {stop}")
-    assert relay.health() is not None  # the last proof is younger than two seconds
+    assert fault_of(relay) == ""  # the last proof is younger than two seconds
     relay.writable_at = float("-inf")
-    assert relay.health() is None
+    assert "database or disk is full" in fault_of(relay)
+    assert fields_of(caplog, "database_unavailable")["level"] == logging.ERROR
+
+
+def fault_of(relay: Relay) -> str:
+    health = relay.health()
+    assert health
+    return health.fault
+
+
+# Several destinations
+
+THREE = "label CreateCase -> zendesk; label VIP -> slack #crisis; label VIP -> webhook https://hooks.example/T0P/SECRET"
+
+
+def test_each_destination_of_the_routes_has_its_delivery_and_each_event_its_subscription(new_relay: NewRelay) -> None:
+    relay = new_relay(routes=f"{THREE}; rule Recall -> slack #crisis")
+    [webhook] = [name for name in relay.deliveries if name.startswith("webhook:hooks.example/")]
+    assert list(relay.deliveries) == ["zendesk", "slack:#crisis", webhook]
+    assert [one.name for one in relay.destinations] == list(relay.deliveries)
+    assert list(relay.subscriptions.statuses()) == [LABEL_APPLIED, RULE_APPLIED]
+
+
+def test_only_what_waits_for_a_destination_of_the_routes_counts_as_pending(new_relay: NewRelay) -> None:
+    relay = new_relay(routes=THREE)
+    for number, name in enumerate(("zendesk", "slack:#crisis", "slack:#old")):
+        relay.inbox.accept([new_item(f"e{number}", f"p:{number}", destination=name)])
+    assert relay.pending() == 2 and relay.inbox.counts().pending == 3
+
+
+def test_all_deliveries_share_the_time_of_a_stop(new_relay: NewRelay, monkeypatch: pytest.MonkeyPatch) -> None:
+    relay, now, waits = new_relay(routes=THREE), [100.0], []
+    relay.clock = lambda: now[0]
+
+    def hangs(timeout_s: float) -> None:
+        waits.append(timeout_s)
+        now[0] += min(timeout_s, 15.0)
+
+    for delivery in relay.deliveries.values():
+        monkeypatch.setattr(delivery, "stop", hangs)
+    relay.stop()
+    assert waits == [STOP_S, STOP_S - 15.0, 0.0]
+
+
+def test_what_an_item_became_is_named_by_its_own_destination(new_relay: NewRelay) -> None:
+    relay = new_relay(routes=THREE)
+    relay.inbox.accept([new_item("e1", "p:1"), new_item("e1", "p:1", destination="slack:#crisis")])
+    nouns = {record.destination: relay.noun(record) for record in relay.records.latest()}
+    assert nouns == {"zendesk": "ticket", "slack:#crisis": "message"} and relay.noun() == "reference"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,14 @@ from steps import deliver, park, settle
 
 from inbox.database import Database, DatabaseUnavailable
 from inbox.facts import Facts
-from inbox.inbox import PURGED_AT_ONCE, Inbox
+from inbox.gate import Gate
+from inbox.inbox import Inbox
 from inbox.items import NewItem
 from inbox.records import Records
+from inbox.statements import PURGED_AT_ONCE
+from inbox.unrouted import Unrouted
 from operations.alerts import Alerts
+from operations.health import Health
 from operations.retention import PURGE_EVERY_S, RETENTION_STEP_S, Retention, purge_items
 from outbound import Answer
 
@@ -47,13 +52,19 @@ def webhook() -> list[str]:
 
 
 @pytest.fixture
-def retention(inbox: Inbox, facts: Facts, webhook: list[str]) -> Retention:
+def retention(inbox: Inbox, facts: Facts, database: Database, webhook: list[str]) -> Retention:
     def post(url: str, text: str) -> Answer:
         webhook.append(text)
         return Answer(200)
 
     config = new_config(alert_url="https://hooks.example/made-up")
-    return Retention(inbox, Alerts(config, inbox, facts, ["zendesk"], post), 30 * DAY_S)
+    alerts = Alerts(config, facts, partial(look, database), post)
+    return Retention(inbox, Unrouted(database), alerts, 30 * DAY_S)
+
+
+def look(database: Database) -> Health:
+    """The health as far as the alerts here need it."""
+    return Health({"zendesk": Gate()}, Records(database).waiting(), {}, {}, 0.0, 600.0, Facts(database).now())
 
 
 def kept(records: Records) -> dict[str, bool]:
@@ -161,14 +172,30 @@ def test_a_purge_that_failed_is_tried_again_at_the_next_step(
 
 
 def test_with_no_days_to_keep_an_item_is_emptied_within_the_hour(
-    inbox: Inbox, facts: Facts, records: Records, clock: Clock
+    inbox: Inbox, facts: Facts, database: Database, records: Records, clock: Clock
 ) -> None:
-    retention = Retention(inbox, Alerts(new_config(), inbox, facts, ["zendesk"]), 0.0)
+    alerts = Alerts(new_config(), facts, partial(look, database))
+    retention = Retention(inbox, Unrouted(database), alerts, 0.0)
     retention.step()
     deliver(inbox, "e1", "p:1")
     clock.advance(PURGE_EVERY_S)
     retention.step()
     assert not kept(records)["e1"]
+
+
+@BOTH
+def test_words_that_no_route_names_are_forgotten_when_their_time_is_over(
+    retention: Retention, database: Database, clock: Clock
+) -> None:
+    unrouted = Unrouted(database)
+    unrouted.note([("rule-applied", "Recall")])
+    clock.advance(20 * DAY_S)
+    unrouted.note([("rule-applied", "Refund")])
+    retention.step()
+    assert len(unrouted.recent()) == 2
+    clock.advance(11 * DAY_S)
+    retention.step()
+    assert [one.word for one in unrouted.recent()] == ["Refund"]
 
 
 def test_it_runs_in_the_background_and_sends_the_alerts(retention: Retention, inbox: Inbox, webhook: list[str]) -> None:

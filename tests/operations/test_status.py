@@ -6,7 +6,6 @@ import base64
 import hmac
 import io
 import logging
-import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -34,15 +33,19 @@ from steps import deliver, move_gate, park, settle
 from werkzeug.test import TestResponse
 
 from app import Settings
-from destinations.delivery import Delivery
+from destinations.filters import Filter
+from destinations.route import Route
+from destinations.routes import Routes
+from events import LABEL_APPLIED
 from inbox.database import Database, DatabaseUnavailable
 from inbox.facts import Facts
 from inbox.gate import OUTAGE, UNAUTHORISED
 from inbox.inbox import Inbox
 from inbox.items import Draft, NewItem, Outcome
 from inbox.records import Hour
+from khoros.catch_up import CatchUpStatus
 from khoros.receive import SECURE_HEADERS
-from khoros.subscription import SubscriptionStatus
+from khoros.subscription import SubscriptionStatus, status_fact
 from operations.status import FORM_LIFE_S, PATHS
 from sandbox.zendesk import FakeZendesk
 
@@ -260,16 +263,17 @@ def test_the_landing_page_links_to_the_status_page_only_when_there_is_one(change
 def test_the_page_shows_at_once_what_is_connected_and_what_waits(
     client: FlaskClient, inbox: Inbox, facts: Facts
 ) -> None:
-    facts.save("subscription", SubscriptionStatus("subscribed", "", "uuid-1", at=inbox.now() - 125))
+    facts.save(status_fact(LABEL_APPLIED), SubscriptionStatus("subscribed", "", "uuid-1", at=inbox.now() - 125))
     deliver(inbox, "e1", "twitter:1", "35436")
     inbox.accept([new_item("e2", "twitter:2"), unreadable()])
     move_gate(inbox, "checked", calls_left=1650, reset_s=30.0)
     page = Reader(look(client).text)
     for words in (
-        "Khoros subscription subscribed",
-        "Label CreateCase, looked at 2 min ago",
+        "Khoros, labels subscribed",
+        "By push, and catch-up, looked at 2 min ago",
         "Zendesk connected",
-        "1,650 calls left in this window",
+        "1 waiting, the oldest for 0 s. 1,650 calls left in this window",
+        "Routes Label CreateCase → Zendesk",
         "1 waiting the oldest for",
         "1 needs attention 0 discarded",
         "1 delivered",
@@ -282,15 +286,14 @@ def test_the_page_shows_at_once_what_is_connected_and_what_waits(
 def test_the_page_shows_what_is_wrong(changed: NewApp) -> None:
     app = changed(client_id="", client_secret="", user_email="a@b.example", api_token="made-up-api-token")
     relay = relay_of(app)
-    relay.facts.save("subscription", SubscriptionStatus("no_address", "set PUBLIC_URL"))
+    relay.facts.save(status_fact(LABEL_APPLIED), SubscriptionStatus("no_address", "set PUBLIC_URL"))
     relay.inbox.accept([unreadable()])
     relay.inbox.discard([1])
     move_gate(relay.inbox, UNAUTHORISED, "Zendesk refuses us", retry_after_s=45.0)
     page = Reader(look(app.test_client()).text)
     for words in (
         "no address set PUBLIC_URL",
-        "Zendesk unauthorised Zendesk refuses us Next attempt in 4",
-        "Rate limit: no call in its present window",
+        "Zendesk unauthorised Zendesk refuses us Nothing waits. Next attempt in 4",
         "Zendesk switches API tokens off on 2027-04-30",
         "0 need attention 1 discarded",
     ):
@@ -313,32 +316,67 @@ def unreadable() -> NewItem:
     return NewItem("", "unreadable:1", "", {"unreadable": TEXT}, reason="eventName is missing")
 
 
-def test_several_destinations_have_a_card_and_a_column(app: Flask, client: FlaskClient, inbox: Inbox) -> None:
-    class Channel:
-        name, parallel, noun, notice = "slack:#Crisis", 1, "message", ""
+SEVERAL = (
+    "label CreateCase -> zendesk; label VIP -> slack #crisis; rule Recall -> slack ann@acme.example;"
+    "sent -> webhook https://hooks.example/T0P/SECRET"
+)
 
-        def link(self, reference: str) -> str | None:
-            return None
 
-    relay = relay_of(app)
-    relay.deliveries = {**relay.deliveries, "slack:#Crisis": Delivery(inbox, Channel())}  # type: ignore[arg-type]
-    inbox.accept([new_item(destination="slack:#Crisis")])
-    [item] = inbox.claim("slack:#Crisis", 1, 60.0, lambda item: Draft("message", b"{}")).items
-    inbox.settle([(item, Outcome("message_sent", 0.1, reference="1503435956.000247"))])[0]
+def test_several_destinations_have_a_card_and_a_column(changed: NewApp) -> None:
+    app = changed(routes=SEVERAL)
+    inbox, client = relay_of(app).inbox, app.test_client()
+    inbox.accept([new_item(destination="slack:#crisis"), new_item("e9", "p:9", destination="slack:#crisis")])
+    [item] = inbox.claim("slack:#crisis", 1, 60.0, lambda item: Draft("message", b"{}")).items
+    inbox.settle([(item, Outcome("message_sent", 0.1, reference="C1/1503435956.000247"))])
     deliver(inbox, "e2", "twitter:2", "35436")
     page = look(client).text
     text = Reader(page).text
-    assert "Slack:#Crisis connected" in text and "Destination" in text and "reference number" in text
-    assert "1503435956.000247" in text and list(links(page)) == ["http://127.0.0.1:9/agent/tickets/35436"]
+    for words in (
+        "Slack #crisis connected 1 waiting, the oldest for 0 s.",
+        "Slack ann@acme.example connected Nothing waits.",
+        "Webhook hooks.example/",
+        "Khoros, labels starting",
+        "Khoros, rules starting",
+        "Khoros, messages sent to a network starting",
+        "Label VIP → Slack #crisis Rule Recall → Slack ann@acme.example Sent → Webhook hooks.example",
+        "Destination",
+        "reference number",
+        "C1/1503435956.000247",
+    ):
+        assert words in text, words
+    assert "T0P" not in page and list(links(page)) == ["http://127.0.0.1:9/agent/tickets/35436"]
+
+
+def test_what_waits_for_a_destination_without_a_route_is_not_forgotten(client: FlaskClient, inbox: Inbox) -> None:
+    inbox.accept([new_item(destination="slack:#old")])
+    page = Reader(look(client).text)
+    assert "Slack #old no route No line of ROUTES leads there any more. Add its line again" in page.text
+    assert "--destination 'slack:#old'" in page.text and "state bad" in states(page)
+
+
+def test_what_no_line_wants_is_shown(app: Flask, client: FlaskClient) -> None:
+    assert "no line names" not in look(client).text
+    relay_of(app).unrouted.note([(LABEL_APPLIED, "Billling"), (LABEL_APPLIED, "Billling"), ("rule-applied", NASTY)])
+    text = Reader(look(client).text).text
+    assert "Label Billling: 2 events matched no line, last 0 s ago" in text and f"Rule {NASTY}: 1 event" in text
+
+
+def test_a_failing_poll_is_red_and_has_its_reason(client: FlaskClient, facts: Facts, inbox: Inbox) -> None:
+    facts.save(status_fact(LABEL_APPLIED), SubscriptionStatus("subscribed"))
+    failing = CatchUpStatus(failed="Khoros answered 500", failing_since=inbox.now() - 300)
+    facts.save(f"catch_up:{LABEL_APPLIED}", failing)
+    page = Reader(look(client).text)
+    assert "Missed events cannot be fetched for 5 min: Khoros answered 500." in page.text
+    assert states(page) == ["state bad", "state good"]
 
 
 def test_a_new_service_says_what_to_do_first(client: FlaskClient) -> None:
     text = Reader(look(client).text).text
-    assert "Nothing has arrived yet. Put the label CreateCase on a post" in text and "0 waiting none" in text
+    assert "Nothing has arrived yet. Put a label of a route on a post" in text and "0 waiting none" in text
 
 
 def test_with_polling_the_page_says_so(changed: NewApp) -> None:
-    assert "CreateCase, by polling" in Reader(look(changed(polling=True).test_client()).text).text
+    assert "starting By polling" in Reader(look(changed(polling=True).test_client()).text).text
 
 
 def test_items_link_to_their_post_and_their_ticket(client: FlaskClient, inbox: Inbox) -> None:
@@ -401,10 +439,11 @@ def test_nobodys_words_are_on_any_page(client: FlaskClient, inbox: Inbox) -> Non
 
 
 def test_markup_from_outside_is_text(changed: NewApp) -> None:
-    app = changed(label=re.compile(re.escape(NASTY)))
+    app = changed(routes="label 'x' -> zendesk")
+    relay_of(app).routes = Routes((Route("label", Filter(NASTY, None), "zendesk"),))
     inbox = relay_of(app).inbox
     park(inbox, f"event {NASTY}", f"twitter:{NASTY}", f"reason {NASTY}")
-    relay_of(app).facts.save("subscription", SubscriptionStatus("failed", f"detail {NASTY}"))
+    relay_of(app).facts.save(status_fact(LABEL_APPLIED), SubscriptionStatus("failed", f"detail {NASTY}"))
     move_gate(inbox, OUTAGE, f"gate {NASTY}")
     client = app.test_client()
     plain = Reader(look(client, "?q=nothing").text)
@@ -413,7 +452,7 @@ def test_markup_from_outside_is_text(changed: NewApp) -> None:
         assert {tag for tag, _ in reader.elements} <= {tag for tag, _ in plain.elements} | KNOWN
         assert "60481729" not in page.text
     text = Reader(look(client).text).text
-    for shown in ("event", "reason", "detail", "gate"):
+    for shown in ("event", "reason", "detail", "gate", "Label"):
         assert f"{shown} {NASTY}" in text
     assert f"twitter:{NASTY}" in text
     [search] = [box for box in Reader(look(client, query_string({"q": NASTY})).text).all("input") if box["name"] == "q"]
@@ -606,9 +645,8 @@ def test_what_was_delivered_or_could_not_be_read_is_not_sent_again(
 ) -> None:
     deliver(inbox, "e1", "twitter:1", "7")
     inbox.accept([unreadable()])
-    inbox.accept([new_item("e3", "twitter:3")])
     before = rows(database)
-    for item_id in (1, 2, 3):
+    for item_id in (1, 2):
         assert retry(client, item_id, token=signed()).headers["Location"] == "/status?retried=0"
     assert rows(database) == before and events(caplog, "retried") == []
 
@@ -617,10 +655,12 @@ def test_only_what_can_be_sent_again_has_the_button(client: FlaskClient, inbox: 
     deliver(inbox, "e1", "twitter:1", "7")
     inbox.accept([unreadable()])
     item_id = park(inbox, "e3", "twitter:3")
+    inbox.accept([new_item("e4", "twitter:4", destination="slack:#old")])
+    inbox.accept([new_item("e5", "twitter:5")])
     page = Reader(look(client).text)
-    assert [box["value"] for box in page.all("input") if box["name"] == "id"] == [str(item_id)]
-    [form] = [form for form in page.all("form") if form.get("method") == "post"]
-    assert form["action"] == "/status/retry"
+    assert [box["value"] for box in page.all("input") if box["name"] == "id"] == ["5", str(item_id)]
+    assert {form["action"] for form in page.all("form") if form.get("method") == "post"} == {"/status/retry"}
+    assert "Send now" in page.text and "Send again" in page.text
 
 
 def test_a_body_that_is_too_large_is_refused(client: FlaskClient) -> None:
@@ -629,6 +669,23 @@ def test_a_body_that_is_too_large_is_refused(client: FlaskClient) -> None:
 
 
 # The database is down
+
+
+def test_when_only_storing_fails_the_page_shows_the_reason_and_all_the_rest(
+    app: Flask, client: FlaskClient, inbox: Inbox, database: Database
+) -> None:
+    deliver(inbox, "e1", "twitter:1", "35436")
+    with database.transaction() as db:
+        stop = "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+        db.change(f"CREATE TRIGGER full_items BEFORE INSERT ON items {stop}")
+    relay_of(app).writable_at = float("-inf")
+    page = look(client)
+    text = Reader(page.text).text
+    assert page.status_code == 503 and "Nothing can be stored. IntegrityError: database or disk is full" in text
+    assert "35436" in text and "Zendesk connected" in text
+    relay_of(app).writable_at = float("-inf")
+    assert (client.get("/health").status_code, client.get("/health").json["status"]) == (503, "down")  # type: ignore[index]
+    assert "Nothing can be stored." in client.get("/").text and "IntegrityError" not in client.get("/").text
 
 
 def test_when_nothing_can_be_stored_the_page_says_so(changed: NewApp) -> None:
