@@ -26,7 +26,7 @@ help:
 
 setup: $(STAMP) ## Makes .venv and installs everything into it; again only when requirements change. PYTHON=python3.13 chooses the Python.
 
-demo: $(STAMP) ## Starts a simulated Khoros, the relay and a simulated Zendesk on this machine, without any account. ARGS=--once: three posts, then ends.
+demo: $(STAMP) ## Starts the relay between a simulated Khoros, Zendesk, Slack and webhook receiver on this machine, without any account. ARGS=--once: three posts, then ends.
 	$(BIN)/python -m sandbox $(ARGS)
 
 test: $(STAMP) ## Checks format, style and types, and runs every test. 95 % of all branches must be covered.

@@ -1,4 +1,5 @@
-"""`python -m sandbox`: a simulated Khoros, the relay and a simulated Zendesk on this machine. No account is needed."""
+"""`python -m sandbox`: the relay between a simulated Khoros and a simulated Zendesk, Slack and receiver of webhooks, on
+this machine. No account is needed."""
 
 from __future__ import annotations
 
@@ -16,14 +17,23 @@ from pathlib import Path
 
 import requests
 
-from sandbox.demo import DemoPage
+from sandbox.demo import CHANNEL, RULE, DemoPage
 from sandbox.khoros import FakeKhoros
 from sandbox.loglines import is_health_check
+from sandbox.receiver import HOOK_PATH, FakeReceiver
 from sandbox.relay import Relay, RelayFailed, free_port
 from sandbox.server import Server
+from sandbox.slack import FakeSlack
 from sandbox.zendesk import FakeZendesk
 
 LABEL = "CreateCase"
+ROUTES = """
+label CreateCase -> slack #{channel}
+rule {rule} -> slack #social-crisis
+published -> slack ann@acme.example
+sent FACEBOOK -> webhook {hook}
+"""  # beside the label of SPREDFAST_LABEL_NAME, which leads to Zendesk
+EVENTS = 4  # event names that the relay subscribes to
 POSTS = 3
 PATIENCE_S = 30.0
 WINDOW_S = 10  # the simulated Zendesk counts calls in windows of 10 s instead of a minute: a demo is short
@@ -33,10 +43,12 @@ STATUS_PASSWORD = "demo-status-page"  # the demo's page shows it; only this mach
 
 @dataclass(frozen=True)
 class Demo:
-    """Khoros, the relay and Zendesk, running, and the page that shows them."""
+    """Khoros, the relay and its destinations, running, and the page that shows them."""
 
     khoros: FakeKhoros
     zendesk: FakeZendesk
+    slack: FakeSlack
+    receiver: FakeReceiver
     relay: Relay
     page: DemoPage
     url: str  # of the page
@@ -45,9 +57,10 @@ class Demo:
 def main() -> int:
     """Runs the demo. Returns the exit status: 0 when all went well."""
     parser = argparse.ArgumentParser(
-        prog="python -m sandbox", description="A simulated Khoros, the relay and a simulated Zendesk."
+        prog="python -m sandbox",
+        description="The relay between a simulated Khoros, Zendesk, Slack and webhook receiver.",
     )
-    parser.add_argument("--once", action="store_true", help="label three posts, print their tickets and stop")
+    parser.add_argument("--once", action="store_true", help="label three posts, print what became of them and stop")
     once: bool = parser.parse_args().once
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -62,27 +75,38 @@ def main() -> int:
 
 
 def start(stack: ExitStack, *, any_port: bool, echo: Callable[[str], None] | None) -> Demo:
-    """Starts Khoros, Zendesk, the relay and the page. `stack` stops them again."""
+    """Starts Khoros, Zendesk, Slack, the receiver, the relay and the page. `stack` stops them again."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-demo-")))
     khoros = FakeKhoros(token=secrets.token_hex(16), label_name=LABEL)
     zendesk = FakeZendesk(client_secret=secrets.token_hex(16), user_email="", window_s=WINDOW_S)
+    slack, receiver = FakeSlack(bot_token=f"xoxb-{secrets.token_hex(16)}"), FakeReceiver()
     stack.callback(khoros.close)
-    stack.callback(zendesk.faults.clear)
+    for faults in (zendesk.faults, slack.faults, receiver.faults):
+        stack.callback(faults.clear)
     inbox = stack.enter_context(Server(khoros.app, 0 if any_port else free_port(8001)))
     tickets = stack.enter_context(Server(zendesk.app, 0 if any_port else free_port(8002)))
+    channels = stack.enter_context(Server(slack.app, 0 if any_port else free_port(8003)))
+    hooks = stack.enter_context(Server(receiver.app, 0 if any_port else free_port(8004)))
     khoros.zendesk_page_url, zendesk.inbox_page_url = tickets.url, inbox.url
     relay = Relay(env={}, port=0 if any_port else free_port(8000), echo=echo)
-    relay.env = settings(khoros, zendesk, inbox.url, tickets.url, relay.url, folder)
+    relay.env = {
+        **settings(khoros, zendesk, inbox.url, tickets.url, relay.url, folder),
+        "ROUTES": ROUTES.format(channel=CHANNEL, rule=RULE, hook=hooks.url + HOOK_PATH),
+        "SLACK_API_URL": f"{channels.url}/api",
+        "SLACK_BOT_TOKEN": slack.bot_token,
+        "WEBHOOK_SECRET": receiver.secret,
+    }
     stack.callback(relay.stop)
-    page = DemoPage(khoros, zendesk, relay)
+    page = DemoPage(khoros, zendesk, slack, receiver, relay)
     stack.callback(page.close)
     shown = stack.enter_context(Server(page.app, 0 if any_port else free_port(8080)))
     if echo:
         echo(f"\n==> Open {shown.url} in a browser. <==\n")
-        echo(f"Each part alone: inbox {inbox.url}, tickets {tickets.url}, relay {relay.url}.")
+        echo(f"Each part alone: inbox {inbox.url}, tickets {tickets.url}, Slack {channels.url}, webhooks {hooks.url},")
+        echo(f"relay {relay.url}.")
         echo("Ctrl-C stops the demo. The relay's log:\n")
     relay.start().wait_ready()
-    return Demo(khoros, zendesk, relay, page, shown.url)
+    return Demo(khoros, zendesk, slack, receiver, relay, page, shown.url)
 
 
 def settings(
@@ -115,7 +139,8 @@ def run(demo: Demo, stopped: threading.Event) -> int:
 
 
 def run_once(demo: Demo, stopped: threading.Event) -> int:
-    """Labels three posts, sends the event of one twice, and prints the tickets. Returns 1 when a ticket is missing."""
+    """Labels three posts, sends the event of one twice, lets Facebook take a message, and prints what became of them.
+    Returns 1 when a ticket, a line in Slack or the webhook is missing."""
     khoros, zendesk = demo.khoros, demo.zendesk
     end_at = time.monotonic() + PATIENCE_S
 
@@ -126,9 +151,10 @@ def run_once(demo: Demo, stopped: threading.Event) -> int:
                 return False
         return True
 
-    if not wait_for("the relay's subscription", lambda: bool(khoros.subscriptions)):
+    if not wait_for("the relay's subscriptions", lambda: len(khoros.subscriptions) == EVENTS):
         return 1
     labelled = label_posts(khoros)
+    khoros.send_to_network("FACEBOOK")
     if not wait_for(f"{POSTS} tickets", lambda: labelled.keys() <= {ticket.external_id for ticket in zendesk.tickets}):
         return report(demo, labelled)
     if not wait_for("the end of the relay's work", lambda: khoros.drain(0) and pending(demo.relay) == 0):
@@ -157,7 +183,8 @@ def pending(relay: Relay) -> int | None:
 
 
 def report(demo: Demo, labelled: dict[str, float]) -> int:
-    """Prints the ticket of each post, and totals. Returns 0 when every post has exactly one ticket."""
+    """Prints the ticket of each post, and totals. Returns 0 when every post has exactly one ticket and one message in
+    Slack, and the webhook has come."""
     made = {post_id: [t for t in demo.zendesk.tickets if t.external_id == post_id] for post_id in labelled}
     width = max(map(len, labelled))
     say(f"{'post':{width}}  {'ticket':6}  {'after':>7}  subject")
@@ -170,7 +197,10 @@ def report(demo: Demo, labelled: dict[str, float]) -> int:
     lost = sum(not tickets for tickets in made.values())
     twice = sum(len(tickets) > 1 for tickets in made.values())
     say(f"\n{len(labelled)} posts labelled, {len(demo.zendesk.tickets)} tickets, {lost} lost, {twice} twice")
-    return 0 if not lost and not twice else 1
+    messages, webhooks = len(demo.slack.messages_in(CHANNEL)), len(demo.receiver.taken)
+    say(f"Slack #{CHANNEL}: {messages} messages")
+    say(f"Webhook: {webhooks} of 1 received, signature verified")
+    return 0 if not lost and not twice and messages == len(labelled) and webhooks == 1 else 1
 
 
 def say(line: str) -> None:

@@ -1,58 +1,104 @@
-"""The switches of the demo's page: the ways in which the simulated Zendesk behaves."""
+"""The switches of the demo's page: the ways in which each simulated destination behaves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from sandbox.receiver import FakeReceiver, new_secret
+from sandbox.slack import FakeSlack
 from sandbox.zendesk import FakeZendesk
 
+HEALTHY = "healthy"
 SLOW_S = 1.5
 CALLS_PER_WINDOW = 20
 NO_LOGIN = {"error": "invalid_client", "error_description": "Client authentication failed"}
 
 
 class Mode(NamedTuple):
-    """One switch: its name, a sentence for the page, and the function that turns it on in a healthy account."""
+    """One position of a switch: its name, a sentence for the page, and what turns it on in a healthy service."""
 
     name: str
     says: str
-    begin: Callable[[FakeZendesk], None]
+    begin: Callable[[], object] = lambda: None
 
 
-def _slow(zendesk: FakeZendesk) -> None:
-    zendesk.latency_s = SLOW_S
+class Switch:
+    """The modes of one service, the first of which is HEALTHY. `heal` ends every other one."""
+
+    def __init__(self, modes: Sequence[Mode], heal: Callable[[], object]) -> None:
+        self.modes, self._heal = {mode.name: mode for mode in modes}, heal
+        self.mode = modes[0]
+
+    def turn(self, name: str) -> None:
+        """Ends the present mode and begins this one. Raises KeyError for an unknown mode."""
+        mode = self.modes[name]
+        self._heal()
+        mode.begin()
+        self.mode = mode
 
 
-def _limited(zendesk: FakeZendesk) -> None:
-    zendesk.set_rate(CALLS_PER_WINDOW)
+def zendesk_switch(zendesk: FakeZendesk) -> Switch:
+    """How the simulated Zendesk behaves."""
 
+    def heal() -> None:
+        zendesk.faults.clear()
+        zendesk.latency_s = 0.0
+        zendesk.set_rate(None)
 
-def _down(zendesk: FakeZendesk) -> None:
-    zendesk.faults.outage(503)
+    def refuse_logins() -> None:
+        zendesk.faults.outage(401, path="/oauth/", body=NO_LOGIN)
+        zendesk.expire_tokens()  # the relay keeps its token for half an hour otherwise
 
-
-def _refusing(zendesk: FakeZendesk) -> None:
-    zendesk.faults.outage(401, path="/oauth/", body=NO_LOGIN)
-    zendesk.expire_tokens()  # the relay keeps its token for half an hour otherwise
-
-
-MODES = {
-    mode.name: mode
-    for mode in (
-        Mode("healthy", "Zendesk answers at once.", lambda zendesk: None),
-        Mode("slow", f"Every answer takes {SLOW_S:g} seconds.", _slow),
-        Mode("rate limited", f"Zendesk accepts {CALLS_PER_WINDOW} calls in ten seconds.", _limited),
-        Mode("down", "Zendesk answers 503 to everything.", _down),
-        Mode("refusing logins", "Zendesk refuses the relay's credentials.", _refusing),
+    limit = f"Zendesk accepts {CALLS_PER_WINDOW} calls in ten seconds."
+    modes = (
+        Mode(HEALTHY, "Zendesk answers at once."),
+        Mode("slow", f"Every answer takes {SLOW_S:g} seconds.", lambda: setattr(zendesk, "latency_s", SLOW_S)),
+        Mode("rate limited", limit, lambda: zendesk.set_rate(CALLS_PER_WINDOW)),
+        Mode("down", "Zendesk answers 503 to everything.", lambda: zendesk.faults.outage(503)),
+        Mode("refusing logins", "Zendesk refuses the relay's credentials.", refuse_logins),
     )
-}
+    return Switch(modes, heal)
 
 
-def set_mode(zendesk: FakeZendesk, name: str) -> None:
-    """Turns the present mode off and this one on. Raises KeyError for an unknown mode."""
-    begin = MODES[name].begin
-    zendesk.faults.clear()
-    zendesk.latency_s = 0.0
-    zendesk.set_rate(None)
-    begin(zendesk)
+def slack_switch(slack: FakeSlack, channel: str) -> Switch:
+    """How the simulated Slack behaves, and its channel with this name."""
+
+    def heal() -> None:
+        slack.faults.clear()
+        slack.latency_s = 0.0
+        slack.add_channel(channel, archived=False)
+
+    archived = f"Somebody has archived #{channel}: other channels and people go on."
+    modes = (
+        Mode(HEALTHY, "Slack takes one message a second for each channel."),
+        Mode("slow", f"Every answer takes {SLOW_S:g} seconds.", lambda: setattr(slack, "latency_s", SLOW_S)),
+        Mode("down", "Slack answers 503 to everything.", lambda: slack.faults.outage(503)),
+        Mode("archived", archived, lambda: slack.add_channel(channel, archived=True)),
+        Mode(
+            "token revoked",
+            "Slack refuses the relay's token.",
+            lambda: slack.fail_with(None, "token_revoked", path="/api"),
+        ),
+    )
+    return Switch(modes, heal)
+
+
+def webhook_switch(receiver: FakeReceiver) -> Switch:
+    """How the receiver of webhooks behaves."""
+    secret = receiver.secret
+
+    def heal() -> None:
+        receiver.faults.clear()
+        receiver.secret = secret
+
+    modes = (
+        Mode(HEALTHY, "The receiver verifies each signature."),
+        Mode("down", "It answers 503 to everything.", lambda: receiver.faults.outage(503)),
+        Mode(
+            "other secret",
+            "It knows another secret, so no signature fits.",
+            lambda: setattr(receiver, "secret", new_secret()),
+        ),
+    )
+    return Switch(modes, heal)

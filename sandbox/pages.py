@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from flask import Response, request
 
-PAGES = ("/static/", "/_sandbox/", "/agent/", "/inbox/", "/favicon.ico")
+PAGES = ("/static/", "/_sandbox/", "/agent/", "/inbox/", "/archives/", "/tab/", "/favicon.ico")
 SKINS = ("#f6d7c3", "#eabf9f", "#cf9a73", "#a06b48", "#6f4630")
 HAIRS = ("#2b2320", "#4d3425", "#8a5a32", "#c59b5a", "#7b7f86")
 CUTS = 4

@@ -36,17 +36,21 @@ def main() -> int:
 
 
 def take(page: Page, demo: Demo, picture: Path) -> None:
-    """Labels two posts, and 200 more while Zendesk is down. Takes the picture while these become tickets."""
+    """Publishes a message, labels two posts, and 200 more while Zendesk is down. Takes the picture while these become
+    tickets."""
     first, second, *_ = demo.khoros.posts
+    for button in ("send", "publish"):
+        page.locator(f"#{button}").click()
     for post in (second, first):
         page.locator(f'[id="{post}"] button[value="{LABEL}"]').click()
         expect(page.locator(f'[id="made-{post}"]')).to_be_visible()
     page.get_by_role("button", name="Down", exact=True).click()
     page.locator("#burst").click()
-    expect(page.locator("#waiting")).to_have_text("200")
+    expect(page.locator("#tab-zendesk")).to_contain_text("200 wait")
     page.get_by_role("button", name="Slow", exact=True).click()
     expect(page.locator("#burst-done")).to_have_text(re.compile(r"[6-9]\d of"), timeout=60_000)
     page.locator(f'[id="made-{first}"]').click()
+    expect(page.locator("#opened")).to_contain_text(str(demo.khoros.posts[first]["author"]))
     page.locator("#inbox .scroll").evaluate("element => element.scrollTo(0, 0)")
     page.mouse.move(0, 0)
     page.screenshot(path=picture)

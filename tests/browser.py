@@ -76,12 +76,12 @@ def opened(browser: Browser, url: str, width: int = 1280, height: int = 800, **c
         window.close()
 
 
-def serious_faults(page: Page) -> list[str]:
-    """The serious and critical faults that axe-core finds on the page: the rule and the place."""
+def serious_faults(page: Page, part: str = "html") -> list[str]:
+    """The serious and critical faults that axe-core finds in a part of the page: the rule and the place."""
     command = f"npm install --no-save --prefix {AXE_FOLDER.name} axe-core@{AXE_VERSION}"
     assert AXE.exists(), f"axe-core is not installed: {command}"
     page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run({resultTypes: ['violations']})")
+    found = page.evaluate(f"axe.run('{part}', {{resultTypes: ['violations']}})")
     faults = [fault for fault in found["violations"] if fault["impact"] in ("serious", "critical")]
     assert found["passes"], "axe-core examined nothing"
     return [f"{fault['id']}: {node['target']} {node['failureSummary']}" for fault in faults for node in fault["nodes"]]

@@ -95,7 +95,8 @@ document.addEventListener("click", async (event) => {
   event.preventDefault();
   history.pushState(null, "", link.href);
   await refresh();
-  const opened = document.getElementById("opened");
+  const opened = document.getElementById(link.dataset.open);
+  if (!opened) return;
   opened.scrollTop = 0;
   opened.scrollIntoView({ block: "nearest" });
 });

@@ -12,18 +12,22 @@ from conftest import Clock, wait_for
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from sandbox.demo import BURST, CLOSED, DemoPage, Health, story
+from sandbox.demo import BURST, RECALL, RULE, DemoPage, Health, Place, story
 from sandbox.khoros import FakeKhoros
 from sandbox.loglines import LogLine, is_health_check, read_line
-from sandbox.modes import CALLS_PER_WINDOW, MODES, set_mode
+from sandbox.modes import CALLS_PER_WINDOW, Switch, slack_switch, webhook_switch, zendesk_switch
 from sandbox.pages import portrait
+from sandbox.receiver import FakeReceiver
 from sandbox.relay import Relay
 from sandbox.server import Server
+from sandbox.slack import FakeSlack
 from sandbox.zendesk import FakeZendesk
 
 HEALTH = {
     "subscription": {"state": "subscribed"},
-    "zendesk": {"state": "outage", "held_s": 2.4},
+    "subscriptions": {"rule-applied": {"state": "subscribed", "polling": "ok"}},
+    "zendesk": {"state": "outage", "held_s": 2.4, "pending": 2, "parked": 1, "oldest_pending_s": 7.0},
+    "slack:#social-care": {"state": "open", "held_s": 0.0, "pending": 1, "parked": 0, "oldest_pending_s": 1.0},
     "pending": 3,
     "parked": 1,
 }
@@ -39,8 +43,10 @@ def create_app():
     return app
 """
 EVIL = "<script>alert(1)</script>"
-BUTTONS = ("/inbox/label", "/inbox/repeat", "/inbox/burst", "/inbox/twice", "/_sandbox/zendesk", "/_sandbox/refuse",
-           "/_sandbox/relay/kill", "/_sandbox/relay/start")  # fmt: skip
+BUTTONS = (
+    "/inbox/label", "/inbox/repeat", "/inbox/burst", "/inbox/twice", "/inbox/rule", "/inbox/publish", "/inbox/send",
+    "/_sandbox/switch", "/_sandbox/refuse", "/_sandbox/relay/kill", "/_sandbox/relay/start",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -53,8 +59,20 @@ def relay(tmp_path: Path) -> Iterator[Relay]:
 
 
 @pytest.fixture
-def demo(khoros: FakeKhoros, zendesk: FakeZendesk, relay: Relay) -> Iterator[DemoPage]:
-    page = DemoPage(khoros, zendesk, relay)
+def slack() -> FakeSlack:
+    return FakeSlack()
+
+
+@pytest.fixture
+def receiver() -> FakeReceiver:
+    return FakeReceiver()
+
+
+@pytest.fixture
+def demo(
+    khoros: FakeKhoros, zendesk: FakeZendesk, slack: FakeSlack, receiver: FakeReceiver, relay: Relay
+) -> Iterator[DemoPage]:
+    page = DemoPage(khoros, zendesk, slack, receiver, relay)
     yield page
     page.close()
 
@@ -97,7 +115,8 @@ def test_it_asks_the_relay_how_it_is_and_leaves_its_own_questions_out(client: Fl
     relay.start().wait_ready().wait_for_line("path=")
     page = client.get("/").text
     assert '<dd id="waiting">3</dd>' in page and '<dd id="attention">1</dd>' in page
-    assert "Next try in 3 s." in page and CLOSED["outage"] not in page and "Zendesk works again." in page
+    assert "Zendesk: next try in 3 s." in page and "Zendesk works again." in page
+    assert '<span class="chip bad">2 wait</span>' in page and '<span class="chip wait">1 wait</span>' in page
     assert "&lt;b&gt;well&lt;/b&gt;" in page and "/health" not in page
 
 
@@ -121,7 +140,7 @@ def test_a_foreign_page_cannot_press_the_buttons(
     client: FlaskClient, khoros: FakeKhoros, headers: dict[str, str]
 ) -> None:
     posts = len(khoros.posts)
-    answers = [client.post(path, headers=headers, data={"mode": "down"}) for path in BUTTONS]
+    answers = [client.post(path, headers=headers, data={"place": "zendesk", "mode": "down"}) for path in BUTTONS]
     assert [answer.status_code for answer in answers] == [403] * len(BUTTONS)
     assert "another page" in answers[0].text
     assert len(khoros.posts) == posts
@@ -129,8 +148,13 @@ def test_a_foreign_page_cannot_press_the_buttons(
 
 @pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "same-origin"}, {"Origin": "http://localhost"}, {}])
 def test_the_page_itself_and_a_shell_can(client: FlaskClient, headers: dict[str, str], demo: DemoPage) -> None:
-    assert client.post("/_sandbox/zendesk", headers=headers, data={"mode": "down"}).status_code == 303
-    assert demo.mode == "down"
+    form = {"place": "slack", "mode": "down"}
+    assert client.post("/_sandbox/switch", headers=headers, data=form).status_code == 303
+    assert {kind: switch.mode.name for kind, switch in demo.switches.items()} == {
+        "zendesk": "healthy",
+        "slack": "down",
+        "webhook": "healthy",
+    }
 
 
 def test_the_pages_of_the_fakes_obey_no_foreign_page_either(khoros: FakeKhoros, zendesk: FakeZendesk) -> None:
@@ -149,7 +173,9 @@ def test_the_pages_of_the_fakes_obey_no_foreign_page_either(khoros: FakeKhoros, 
         ("/inbox/label", {"post": "twitter:0", "label": "CreateCase"}),
         ("/inbox/label", {}),
         ("/inbox/repeat", {"event": "none"}),
-        ("/_sandbox/zendesk", {"mode": "asleep"}),
+        ("/inbox/publish", {}),
+        ("/_sandbox/switch", {"place": "zendesk", "mode": "asleep"}),
+        ("/_sandbox/switch", {"place": "elsewhere", "mode": "down"}),
     ],
 )
 def test_what_is_not_there_is_answered_404(client: FlaskClient, path: str, form: dict[str, str]) -> None:
@@ -222,6 +248,79 @@ def test_the_relay_is_killed_and_started_again(client: FlaskClient, demo: DemoPa
     assert not demo.killed and log[cut - 1].number == log[cut].number > log[cut + 1].number
 
 
+def test_a_rule_finds_a_new_post_and_messages_are_published_and_sent(client: FlaskClient, khoros: FakeKhoros) -> None:
+    client.post("/inbox/rule")
+    client.post("/inbox/publish", data={"status": "ERROR"})
+    assert 'LinkedIn</span><span class="chip bad">error' in client.get("/").text
+    client.post("/inbox/send")
+    assert [post["text"] for post in khoros.posts.values()].count(RECALL) == 1
+    refused, sent = khoros.messages.values()
+    assert refused["publicationResults"][0]["status"] == "ERROR" and sent["service"] == "FACEBOOK"
+    page = client.get("/").text
+    assert "sent to the network" in page and RULE in page
+
+
+# The tabs
+
+
+def post_in_slack(slack: FakeSlack, channel: str, link: str, **more: object) -> None:
+    link_part = {"type": "link", "url": link, "text": "Open the post"}
+    section = {"type": "rich_text_section", "elements": [{"type": "text", "text": EVIL}, link_part]}
+    body = {"channel": channel, "text": "x", "blocks": [{"type": "rich_text", "elements": [section]}], **more}
+    login = {"Authorization": f"Bearer {slack.bot_token}"}
+    assert slack.app.test_client().post("/api/chat.postMessage", json=body, headers=login).get_json()["ok"]
+
+
+def test_each_destination_has_a_tab_with_its_own_switches(client: FlaskClient) -> None:
+    pages = {path: client.get(path).text for path in ("/", "/tab/slack", "/tab/webhook")}
+    assert all(page.count('aria-current="page"') >= 1 for page in pages.values())
+    assert "Refusing logins" in pages["/"] and "0 tickets" in pages["/"]
+    assert "Token revoked" in pages["/tab/slack"] and "# social-care" in pages["/tab/slack"]
+    assert "Other secret" in pages["/tab/webhook"] and "0 webhooks" in pages["/tab/webhook"]
+    assert client.get("/tab/teams").status_code == 404
+
+
+def test_slack_shows_the_channel_with_the_newest_message_or_the_chosen_one(
+    client: FlaskClient, slack: FakeSlack
+) -> None:
+    crisis = slack.add_channel("social-crisis")
+    post_in_slack(slack, "#social-care", "https://x.example/1")
+    assert "No message yet." in client.get(f"/tab/slack/{crisis.id}").text
+    post_in_slack(slack, "#social-crisis", "https://x.example/2")
+    page = client.get("/tab/slack").text
+    assert f'href="/tab/slack/{crisis.id}" data-open="slack" aria-current="page"' in page
+    assert EVIL not in page and "&lt;script&gt;alert(1)" in page
+    missing = client.get("/tab/slack/C99999999")
+    assert (missing.status_code, "There is no such channel." in missing.text) == (404, True)
+
+
+def test_a_post_leads_to_its_line_in_slack(client: FlaskClient, khoros: FakeKhoros, slack: FakeSlack) -> None:
+    post = next(iter(khoros.posts.values()))
+    assert 'id="told-' not in client.get("/").text
+    post_in_slack(slack, "#social-care", post["link"])
+    care = slack.messages[0].channel
+    assert f'id="told-{care}-{post["entityId"]}" href="/tab/slack/{care}#slack"' in client.get("/").text
+
+
+def test_a_button_leads_back_to_the_tab_it_was_pressed_in(client: FlaskClient) -> None:
+    form = {"place": "slack", "mode": "down"}
+    pressed = client.post("/_sandbox/switch", data=form, headers={"Referer": "http://localhost/tab/slack"})
+    assert pressed.headers["Location"] == "/tab/slack"
+    foreign = client.post("/_sandbox/switch", data=form, headers={"Referer": "http://localhost//evil.example/x"})
+    assert foreign.headers["Location"] == "/evil.example/x"
+
+
+def test_slacks_own_page_shows_the_same(slack: FakeSlack) -> None:
+    post_in_slack(slack, "#social-care", "https://x.example/1")
+    post_in_slack(slack, "#social-care", "https://x.example/2", thread_ts=slack.messages[0].ts)
+    client, message = slack.app.test_client(), slack.messages[0]
+    page = client.get("/")
+    assert "1 reply in the thread" in page.text and EVIL not in page.text
+    assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
+    permalink = f"/archives/{message.channel}/p{message.ts.replace('.', '')}"
+    assert client.get(permalink).status_code == 200 and client.get("/archives/C99999999").status_code == 404
+
+
 # The switches of Zendesk
 
 
@@ -262,17 +361,18 @@ def test_a_switch_does_what_it_says_and_healthy_ends_it(
     desk: Desk, mode: str, ticketing: int, login: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sandbox.modes.SLOW_S", 0.01)
-    set_mode(desk.zendesk, mode)
+    switch = zendesk_switch(desk.zendesk)
+    switch.turn(mode)
     assert (desk.list_tickets().status_code, desk.log_in().status_code) == (ticketing, login)
     assert desk.zendesk.latency_s == (0.01 if mode == "slow" else 0)
-    set_mode(desk.zendesk, "healthy")
+    switch.turn("healthy")
     state = desk.zendesk.state()
     assert (state["latency_s"], state["faults"], state["rate"]["per_minute"]) == (0, [], None)
     assert desk.log_in().status_code == 201
 
 
 def test_the_limit_is_counted_in_windows_of_ten_seconds(desk: Desk, clock: Clock) -> None:
-    set_mode(desk.zendesk, "rate limited")
+    zendesk_switch(desk.zendesk).turn("rate limited")
     taken = [desk.list_tickets().status_code for _ in range(CALLS_PER_WINDOW + 1)]
     assert taken == [200] * CALLS_PER_WINDOW + [429]
     clock.advance(4)
@@ -282,36 +382,96 @@ def test_the_limit_is_counted_in_windows_of_ten_seconds(desk: Desk, clock: Clock
 
 
 def test_there_is_no_other_switch(zendesk: FakeZendesk) -> None:
+    switch = zendesk_switch(zendesk)
     with pytest.raises(KeyError):
-        set_mode(zendesk, "asleep")
-    assert list(MODES) == ["healthy", "slow", "rate limited", "down", "refusing logins"]
+        switch.turn("asleep")
+    assert list(switch.modes) == ["healthy", "slow", "rate limited", "down", "refusing logins"]
+
+
+# The switches of Slack and of the receiver
+
+
+@pytest.mark.parametrize(
+    ("mode", "answer"),
+    [
+        ("healthy", (200, True, None)),
+        ("slow", (200, True, None)),
+        ("down", (503, False, "fatal_error")),
+        ("archived", (200, False, "is_archived")),
+        ("token revoked", (200, False, "token_revoked")),
+    ],
+)
+def test_a_switch_of_slack_does_what_it_says(
+    slack: FakeSlack, mode: str, answer: tuple[int, bool, str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def post() -> tuple[int, bool, str | None]:
+        body, login = {"channel": "#social-care", "text": "x"}, {"Authorization": f"Bearer {slack.bot_token}"}
+        got = slack.app.test_client().post("/api/chat.postMessage", json=body, headers=login)
+        return got.status_code, got.get_json()["ok"], got.get_json().get("error")
+
+    monkeypatch.setattr("sandbox.modes.SLOW_S", 0.01)
+    switch = slack_switch(slack, "social-care")
+    switch.turn(mode)
+    assert post() == answer and slack.latency_s == (0.01 if mode == "slow" else 0)
+    switch.turn("healthy")
+    assert post() == (200, True, None) and slack.latency_s == 0
+
+
+@pytest.mark.parametrize(("mode", "status"), [("healthy", 401), ("down", 503), ("other secret", 401)])
+def test_a_switch_of_the_receiver_does_what_it_says(receiver: FakeReceiver, mode: str, status: int) -> None:
+    secret, switch = receiver.secret, webhook_switch(receiver)
+    switch.turn(mode)
+    assert receiver.app.test_client().post("/hooks/khoros", json={}).status_code == status
+    assert (receiver.secret == secret) == (mode != "other secret")
+    switch.turn("healthy")
+    assert receiver.secret == secret and receiver.faults.state()["faults"] == []
+
+
+def test_a_switch_that_is_not_there_changes_nothing(slack: FakeSlack) -> None:
+    switch: Switch = slack_switch(slack, "social-care")
+    switch.turn("down")
+    with pytest.raises(KeyError):
+        switch.turn("asleep")
+    assert switch.mode.name == "down" and slack.faults.state()["faults"]
 
 
 # What it says
 
 
+ALL = {"zendesk", "slack", "webhook"}
+
+
+def health(*places: Place, pending: int = 5, parked: int = 0) -> Health:
+    return Health(True, True, places, pending, parked)
+
+
 @pytest.mark.parametrize(
-    ("health", "killed", "mode", "said"),
+    ("now", "killed", "healthy", "said"),
     [
-        (Health(running=False), True, "healthy", "The relay was killed."),
-        (Health(running=False), False, "healthy", "The relay has stopped."),
-        (Health(running=True), False, "healthy", "is starting"),
-        (Health(True, False, "open", 0, 0, 0), False, "healthy", "is starting"),
-        (Health(True, True, "outage", 1, 5, 0), False, "down", "Zendesk does not answer"),
-        (Health(True, True, "limited", 1, 5, 0), False, "rate limited", "limit is reached"),
-        (Health(True, True, "unauthorised", 1, 5, 0), False, "refusing logins", "refuses the relay's login"),
-        (Health(True, True, "outage", 1, 5, 0), False, "healthy", "Zendesk works again"),
-        (Health(True, True, "open", 0, 5, 0), False, "slow", "on their way"),
-        (Health(True, True, "open", 0, 0, 1), False, "healthy", "It needs attention:"),
-        (Health(True, True, "open", 0, 0, 0), False, "healthy", "All well. Every post"),
+        (Health(running=False), True, ALL, "The relay was killed."),
+        (Health(running=False), False, ALL, "The relay has stopped."),
+        (Health(running=True), False, ALL, "is starting"),
+        (Health(True, False, (), 0, 0), False, ALL, "is starting"),
+        (health(Place("zendesk", "outage")), False, ALL - {"zendesk"}, "Zendesk does not answer"),
+        (health(Place("zendesk", "limited")), False, ALL - {"zendesk"}, "Zendesk takes no more"),
+        (health(Place("slack:#a", "unauthorised")), False, ALL - {"slack"}, "Slack #a refuses the relay"),
+        (health(Place("webhook:x/1", "refusing")), False, ALL - {"webhook"}, "The webhook's receiver refuses every"),
+        (health(Place("zendesk", "outage")), False, ALL, "Zendesk works again"),
+        (health(Place("zendesk", "outage"), Place("slack:#a", "outage")), False, {"zendesk"},
+         "Slack #a does not answer"),
+        (health(Place("zendesk", "open", pending=2), Place("slack:#a", "open", pending=3)), False, ALL,
+         "On their way to Zendesk and Slack #a."),
+        (health(Place("webhook:x/1", "open", pending=5)), False, ALL, "On their way to the webhook's receiver."),
+        (health(pending=0, parked=1), False, ALL, "It needs attention:"),
+        (health(pending=0), False, ALL, "All well. Everything has arrived."),
     ],
-)
-def test_a_sentence_says_how_things_are(health: Health, killed: bool, mode: str, said: str) -> None:
-    assert said in story(health, killed, mode, any_ticket=True)[1]
+)  # fmt: skip
+def test_a_sentence_says_how_things_are(now: Health, killed: bool, healthy: set[str], said: str) -> None:
+    assert said in story(now, killed, healthy, any_delivered=True)[1]
 
 
 def test_at_first_it_says_what_to_do() -> None:
-    assert "Give a post the label" in story(Health(True, True, "open", 0, 0, 0), False, "healthy", any_ticket=False)[1]
+    assert "Give a post the label" in story(health(pending=0), False, ALL, any_delivered=False)[1]
 
 
 def test_a_log_line_is_taken_apart() -> None:

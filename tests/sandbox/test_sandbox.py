@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,17 @@ from flask import Flask, Response, request
 from jsonschema import ValidationError
 
 from sandbox.faults import Faults
-from sandbox.khoros import REFUSED, FakeKhoros, chicago
+from sandbox.khoros import (
+    CREDENTIAL_DELETED,
+    DEAUTHORISED,
+    NEEDS_APPROVAL,
+    PUBLISHED,
+    REFUSED,
+    RULE_APPLIED,
+    SENT,
+    FakeKhoros,
+    chicago,
+)
 from sandbox.relay import Relay, RelayFailed, free_port
 from sandbox.richtext import plain_text, safe_html
 from sandbox.server import Server
@@ -160,6 +171,13 @@ def test_a_wrong_client_secret_is_refused(zendesk: Desk) -> None:
     assert zendesk.token(grant_type="password").json()["error"] == "unsupported_grant_type"
 
 
+def test_a_scope_that_the_client_may_not_have_is_refused(zendesk: Desk) -> None:
+    zendesk.fake.client_scopes = {"tickets:read", "tickets:write"}
+    assert zendesk.token().status_code == 201
+    answer = zendesk.token(scope="tickets:read users:write")
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_scope")
+
+
 # Zendesk: tickets
 
 
@@ -272,6 +290,48 @@ def test_a_closed_ticket_takes_no_update_but_a_follow_up(zendesk: Desk) -> None:
     assert zendesk.create(via_followup_source_id=ticket_id).status_code == 201
 
 
+def test_an_archived_ticket_is_shown_by_its_ids_and_not_listed(zendesk: Desk) -> None:
+    old, new = (zendesk.create(external_id=post).json()["ticket"]["id"] for post in ("twitter:1", "twitter:2"))
+    zendesk.fake.archive_ticket(old)
+
+    def ids(path: str, **params: str) -> list[int]:
+        return [
+            ticket["id"] for ticket in zendesk.call("GET", f"/api/v2/tickets{path}", params=params).json()["tickets"]
+        ]
+
+    assert ids("") == [new] and ids("", external_id="twitter:1") == []
+    assert zendesk.call("GET", f"/api/v2/tickets/{old}").json()["ticket"]["status"] == "closed"
+    assert ids("/show_many", ids=f"{old},{new},9") == [old, new]
+    assert ids("/show_many", external_ids="twitter:1,twitter:3") == [old]
+    assert zendesk.create(via_followup_source_id=old).status_code == 201
+
+
+def test_tags_are_added_to_those_of_an_open_ticket(zendesk: Desk) -> None:
+    id = zendesk.create().json()["ticket"]["id"]
+    path = f"/api/v2/tickets/{id}/tags"
+    answer = zendesk.call("PUT", path, json={"tags": ["billing", "khoros"]})
+    assert (answer.status_code, answer.json()) == (200, {"tags": ["khoros", "twitter", "billing"]})
+    assert zendesk.fake.ticket(id).tags == ["khoros", "twitter", "billing"]
+    for tags in ("billing", ["two words"], None):
+        assert zendesk.call("PUT", path, json={"tags": tags}).status_code == 422
+    zendesk.fake.close_ticket(id)
+    assert zendesk.call("PUT", path, json={"tags": ["late"]}).json()["details"]["status"]
+
+
+def test_a_required_field_is_refused_by_its_id_in_the_accounts_language(zendesk: Desk) -> None:
+    zendesk.fake.required_fields = {360001: "FieldTagger"}
+    answer = zendesk.create()
+    [fault] = answer.json()["details"]["base"]
+    assert (answer.status_code, fault["ticket_field_id"], fault["error"]) == (422, 360001, "BlankValue")
+    assert "darf nicht leer sein" in fault["description"]
+    assert zendesk.create(custom_fields=[{"id": 360001, "value": "x"}]).status_code == 201
+
+
+def test_a_path_that_is_none_of_the_api_is_an_invalid_endpoint(zendesk: Desk) -> None:
+    answer = zendesk.call("GET", "/api/v2/nothing")
+    assert (answer.status_code, answer.json()["error"]) == (404, "InvalidEndpoint")
+
+
 def test_an_unknown_ticket_is_not_found(zendesk: Desk) -> None:
     missing = {"error": "RecordNotFound", "description": "Not found"}
     for method, path in (("GET", ""), ("PUT", ""), ("GET", "/comments")):
@@ -371,6 +431,23 @@ def test_a_late_call_does_not_shift_the_windows(zendesk: Desk, clock: Clock) -> 
     zendesk.call("GET", "/api/v2/tickets")
     clock.now += 130
     assert zendesk.call("GET", "/api/v2/tickets").headers["ratelimit-reset"] == "50"
+
+
+def test_one_ticket_takes_30_updates_in_ten_minutes_and_the_account_goes_on(zendesk: Desk, clock: Clock) -> None:
+    zendesk.fake.set_rate(700)
+    first, second = (zendesk.create().json()["ticket"]["id"] for _ in range(2))
+
+    def update(ticket_id: int) -> requests.Response:
+        return zendesk.call("PUT", f"/api/v2/tickets/{ticket_id}", json={"ticket": {"comment": {"html_body": "hi"}}})
+
+    assert {update(first).status_code for _ in range(30)} == {200}
+    clock.now += 30
+    refused = update(first)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "570")
+    assert int(refused.headers["X-Rate-Limit-Remaining"]) > 600
+    assert update(second).status_code == 200
+    clock.now += 570
+    assert update(first).status_code == 200
 
 
 # Faults
@@ -931,3 +1008,119 @@ def test_subscriptions_and_events_keep_to_the_contract(khoros: Inbox, post_id: s
 def test_every_post_of_the_inbox_keeps_to_the_contract(khoros: Inbox) -> None:
     for post in khoros.fake.posts.values():
         validate(post, "khoros", "stream_item")
+
+
+# Khoros: events beside labels
+
+
+def subscribe_to(khoros: Inbox, *names: str, **changes: Any) -> None:
+    for name in names:
+        assert khoros.subscribe(eventName=name, externalId=name, **{"query": None, **changes}).status_code == 200
+
+
+def test_each_subscription_gets_the_events_of_its_name_and_no_others(khoros: Inbox, post_id: str) -> None:
+    subscribe_to(khoros, RULE_APPLIED, PUBLISHED, SENT, NEEDS_APPROVAL, DEAUTHORISED, CREDENTIAL_DELETED)
+    fake = khoros.fake
+    assert fake.label(post_id, "CreateCase") == []
+    made = [fake.fire_rule(post_id, "Recall", times=2), fake.publish(), fake.send_to_network(), fake.needs_approval()]
+    made += [fake.disconnect(), fake.disconnect(deleted=True)]
+    assert [len(uuids) for uuids in made] == [2, 1, 1, 1, 1, 1]
+    assert fake.drain()
+    names = sorted(notification["eventName"] for _, notification in khoros.hook.seen)
+    assert names == sorted(
+        [RULE_APPLIED, RULE_APPLIED, PUBLISHED, SENT, NEEDS_APPROVAL, DEAUTHORISED, CREDENTIAL_DELETED]
+    )
+
+
+def test_a_rule_is_named_by_a_text_and_its_time_is_nought(khoros: Inbox, post_id: str) -> None:
+    subscribe_to(khoros, RULE_APPLIED)
+    [event_uuid] = khoros.fake.fire_rule(post_id, "Product recall", rule_id="77")
+    data = khoros.fake.event(event_uuid)["data"]
+    assert (data["ruleMatched"], data["timeStamp"]) == ({"ruleId": "77", "ruleName": "Product recall"}, 0)
+    assert data["items"] == [khoros.fake.posts[post_id]]
+
+
+def test_a_natively_scheduled_message_is_sent_and_then_published_under_one_id(khoros: Inbox) -> None:
+    subscribe_to(khoros, SENT, PUBLISHED)
+    [sent] = khoros.fake.send_to_network("FACEBOOK", "Good morning")
+    [message_id] = khoros.fake.messages
+    [published] = khoros.fake.publish(message_id=message_id)
+    before, after = (khoros.fake.event(event_uuid)["data"] for event_uuid in (sent, published))
+    assert before["id"] == after["id"] and before["content"] == after["content"]
+    [pending], [live] = before["publicationResults"], after["publicationResults"]
+    assert (pending["status"], pending["serviceLink"]) == ("PENDING", None)
+    assert live["status"] == "PUBLISHED" and live["serviceLink"].startswith("https://facebook.example/")
+
+
+@pytest.mark.parametrize("kind", ["Status", "ImageShare", "ImageShareList", "Video", "Poll"])
+def test_a_message_has_its_words_where_its_kind_has_them(kind: str, khoros: Inbox) -> None:
+    subscribe_to(khoros, PUBLISHED)
+    labels: list[Any] = [{"id": 1, "name": "Campaign"}, "General Labels - Ideas"]
+    [event_uuid] = khoros.fake.publish("TWITTER", "Hello", kind=kind, labels=labels, scheduledPublishDate="tomorrow")
+    message = khoros.fake.event(event_uuid)["data"]
+    assert message["content"]["sfEntityType"] == kind and "Hello" in message["content"].values()
+    assert (message["labels"], message["scheduledPublishDate"]) == (labels, "tomorrow")
+
+
+def test_a_message_that_failed_has_no_permalink(khoros: Inbox) -> None:
+    subscribe_to(khoros, PUBLISHED)
+    [event_uuid] = khoros.fake.publish(status="ERROR")
+    [result] = khoros.fake.event(event_uuid)["data"]["publicationResults"]
+    assert (result["status"], result["serviceLink"], result["datePublished"]) == ("ERROR", None, None)
+
+
+def test_one_subscription_is_paused_or_deleted_alone(khoros: Inbox, post_id: str) -> None:
+    subscribe_to(khoros, RULE_APPLIED, PUBLISHED)
+    khoros.fake.set_status("PAUSED", RULE_APPLIED)
+    assert (khoros.fake.fire_rule(post_id, "x"), len(khoros.fake.publish())) == ([], 1)
+    khoros.fake.forget_subscriptions(PUBLISHED)
+    assert [s.event_name for s in khoros.fake.subscriptions] == [RULE_APPLIED]
+    assert khoros.fake.publish() == []
+
+
+@pytest.mark.parametrize(("in_full", "got"), [(False, [1, 1, 1]), (True, [1, 1, 0])])
+def test_a_query_matches_in_part_or_in_full(in_full: bool, got: list[int], khoros: Inbox, post_id: str) -> None:
+    khoros.fake.query_in_full = in_full
+    khoros.subscribe(query="(.* - )?(CreateCase|VIP)")
+    labels = ("CreateCase", "VIP", "CreateCase2")
+    assert [len(khoros.fake.label(post_id, label)) for label in labels] == got
+
+
+def test_a_label_may_be_written_behind_its_set(khoros: Inbox, post_id: str) -> None:
+    khoros.subscribe()
+    khoros.fake.label_prefix = "General Labels - "
+    [event_uuid] = khoros.fake.label(post_id, "CreateCase")
+    assert khoros.fake.event(event_uuid)["data"]["labels"] == ["General Labels - CreateCase"]
+
+
+def test_label_sets_are_listed_page_by_page_from_one(khoros: Inbox) -> None:
+    path = "/v2/labelsets/"
+    assert khoros.call("GET", path).status_code == 400
+    assert khoros.call("GET", path, params={"pageNumber": 0, "pageSize": 100}).status_code == 400
+    answer = khoros.call("GET", path, params={"pageNumber": 1, "pageSize": 100}).json()
+    assert (answer["pageNumber"], answer["totalRecords"], answer["data"][0]["labels"][0]["name"]) == (
+        1,
+        1,
+        "CreateCase",
+    )
+    assert khoros.call("GET", path, params={"pageNumber": 2, "pageSize": 100}).json()["data"] == []
+
+
+def test_answers_have_one_date_by_the_services_own_clock(khoros: Inbox, clock: Clock) -> None:
+    khoros.fake.clock_ahead_s = 90
+    answer = khoros.call("GET", "/v2/whoami/")
+    assert parsedate_to_datetime(answer.headers["Date"]).timestamp() == clock.now + 90
+    assert len(answer.raw.headers.getlist("Date")) == 1
+
+
+def test_an_event_can_be_listed_that_nobody_pushes_wherever_it_stands(khoros: Inbox, post_id: str) -> None:
+    khoros.subscribe()
+    for _ in range(2):
+        khoros.fake.label(post_id, "CreateCase")
+    assert khoros.fake.drain()
+    khoros.fake.list_only({"eventUuid": "oldest"}, place=0)
+    khoros.fake.list_only({"eventUuid": "newest"})
+    listed = [event["eventUuid"] for event in khoros.events(limit=10)["data"]]
+    assert (listed[0], listed[-1], len(listed), len(khoros.hook.seen)) == ("newest", "oldest", 4, 2)
+    khoros.fake.forget_event("newest")
+    assert len(khoros.events(limit=10)["data"]) == 3
