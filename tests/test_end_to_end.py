@@ -213,6 +213,7 @@ def test_the_demo_ends_well_and_leaves_nothing_behind() -> None:
     demo = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert "3 posts labelled, 3 tickets, 0 lost, 0 twice" in demo.stdout
+    assert "Slack #social-care: 3 messages" in demo.stdout and "Webhook: 1 of 1 received" in demo.stdout
 
 
 def test_a_worker_that_is_killed_is_replaced_and_goes_on(world: World) -> None:
@@ -238,7 +239,7 @@ def test_labels_of_the_time_it_was_down_are_fetched_at_the_next_start(world: Wor
     assert Counter(push.outcome for push in world.khoros.pushes) == {202: 1, REFUSED: 3}
     world.relay.start().wait_ready()
     exactly_one_each(world, {before, *missed})
-    world.relay.wait_for_line("event=caught_up accepted=3")
+    world.relay.wait_for_line("event=caught_up event_name=\\S+ accepted=3")
 
 
 class Router:
