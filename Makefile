@@ -18,7 +18,7 @@ RECENT = import sys; sys.exit(sys.version_info < (3, 11))
 BRANCHES = import json, sys; t = json.load(sys.stdin)["totals"]; p = t["percent_branches_covered"]; \
 	print(f"Branches covered: {p:.1f} %; at least 95 % are needed."); sys.exit(p < 95)
 
-.PHONY: help setup demo test chaos fuzz mutations run format screenshot
+.PHONY: help setup demo test browser chaos fuzz mutations run format screenshot
 
 help:
 	@echo "make TARGET, where TARGET is one of"
@@ -35,6 +35,9 @@ test: $(STAMP) ## Checks format, style and types, and runs every test. 95 % of a
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder --cov --cov-report=term
 	@$(BIN)/python -m coverage json --quiet --fail-under=0 -o - | $(BIN)/python -c '$(BRANCHES)'
+
+browser: $(STAMP) ## Tests the pages in this machine's Chromium or Chrome, with axe-core (.ci/run installs both).
+	BROWSER_TESTS=only $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 chaos: $(STAMP) ## Proves that nothing is lost or doubled: 10,000 simulated histories, then real processes that are killed. MINUTES=3 HISTORIES=10000 SEED=1
 	@echo "SEED=$(SEED)"

@@ -215,7 +215,12 @@ def landing() -> str:
 
 
 def secure(response: Response) -> Response:
-    """Headers that keep browsers from doing more with our pages than showing them."""
+    """Headers that keep browsers from doing more with our pages than showing them. Khoros' token at a place that does
+    not take it is logged."""
+    relay, config = current_relay(), current_relay().config
+    if response.status_code in (401, 404, 405):
+        address = "" if config.polling else (config.public_url or request.host_url.rstrip("/")) + NOTIFICATIONS_PATH
+        relay.receiver.note_misdirected(request.headers.get("Authorization", ""), address, own_request_id())
     response.headers.update(secure_headers(https=request.is_secure))
     return response
 
@@ -223,11 +228,7 @@ def secure(response: Response) -> Response:
 def error_as_json(error: Exception) -> tuple[Response, int]:
     """Every error as small JSON."""
     refusal = Refusal.of(error, own_request_id())
-    relay, config = current_relay(), current_relay().config
-    if refusal.status in (404, 405):
-        address = "" if config.polling else (config.public_url or request.host_url.rstrip("/")) + NOTIFICATIONS_PATH
-        relay.receiver.note_misdirected(request.headers.get("Authorization", ""), address, own_request_id())
-    elif request.path in NOTIFICATIONS_PATHS:
+    if refusal.status not in (404, 405) and request.path in NOTIFICATIONS_PATHS:
         log_refusal(refusal, own_request_id())
     answer = jsonify(error=refusal.error, message=refusal.message)
     answer.headers.update(refusal.headers)

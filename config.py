@@ -90,7 +90,10 @@ class Reader:
         """Raises ConfigError when there was a fault."""
         if self._faults:
             where = self._variables
-            lines = [f"  {name} {fault}. Where to get it: {where[name]}" for name, fault in self._faults.items()]
+            faults = [(name, *fault.partition("\n")) for name, fault in self._faults.items()]
+            lines = [
+                f"  {name} {fault}. Where to get it: {where[name]}{end}{more}" for name, fault, end, more in faults
+            ]
             raise ConfigError("The relay cannot start. Set these variables and start it again:\n" + "\n".join(lines))
 
 

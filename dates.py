@@ -13,6 +13,7 @@ _NAMED = """UTC+0000 GMT+0000 EST-0500 EDT-0400 CST-0600 CDT-0500 MST-0700 MDT-0
     NZDT+1300"""
 ZONES = {zone[:-5]: zone[-5:] for zone in _NAMED.split()}
 _is_offset = re.compile("(?:GMT|UTC)?([+-])([0-9]{1,2})(?::?([0-5][0-9]))?").fullmatch
+_has_year = re.compile("(?<![+0-9])[1-9][0-9]{3}(?![0-9])").search
 _is_iso = re.compile("[0-9]{4}-[0-9-]+[T ][0-9:.]+ ?(Z|[+-][0-9:]+)").fullmatch
 
 
@@ -22,7 +23,7 @@ def read_date(value: object) -> float | None:
     text = str(value).strip() if isinstance(value, str | int) else ""
     if re.fullmatch("[0-9]{13}", text):
         return int(text) / 1000
-    if not re.search("[0-9]{4}", text):  # a year in two digits is a guess
+    if not _has_year(text):  # a year in two digits is a guess, and the year 1 stands for no date
         return None
     text = " ".join(map(_read_zone, text.split()))
     try:

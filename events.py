@@ -19,6 +19,7 @@ MESSAGE_PUBLISHED, MESSAGE_SENT, MESSAGE_NEEDS_APPROVAL = MESSAGES
 CREDENTIALS = ("credential-deauth", "credential-delete")  # about one social account of this company
 CREDENTIAL_DEAUTH, CREDENTIAL_DELETE = CREDENTIALS
 ID_LIMIT = 255  # characters; the limit of an id column and of Zendesk's external_id
+_OF_OURS = frozenset(MESSAGES + CREDENTIALS)
 _WORDS = ("text", "caption", "description", "message", "body", "title", "shareLink")  # of content of any kind
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _is_number = re.compile("[0-9]{1,18}").fullmatch
@@ -105,20 +106,14 @@ class Message:
     def parse(cls, raw: object) -> Message:
         """Reads a message with content of any kind."""
         raw = as_object(raw)
-        results = as_list(raw.get("publicationResults"))
         return cls(
             **read_texts(raw, "id", "title"),
             text=_read_content(raw.get("content")),
             service=read_text(raw.get("service")).upper(),
             labels=read_names(raw.get("labels")),
-            results=tuple(PublicationResult.parse(one) for one in results if as_object(one)),
+            results=tuple(map(PublicationResult.parse, filter(as_object, as_list(raw.get("publicationResults"))))),
             scheduled_at=read_date(raw.get("scheduledPublishDate")),
         )
-
-    @property
-    def link(self) -> str:
-        """The first permalink, or "" while there is none."""
-        return next((result.link for result in self.results if result.link), "")
 
 
 @dataclass(frozen=True)
@@ -154,12 +149,12 @@ class Event:
         """Reads an event. Raises Unreadable when its name or its uuid is missing, or its company is not a number."""
         if not isinstance(raw, dict):
             raise Unreadable("the notification is not an object")
-        name, uuid, company = (read_text(raw.get(key)) for key in ("eventName", "eventUuid", "companyId"))
-        if not name:
+        if not (name := read_text(raw.get("eventName"))):
             raise Unreadable("eventName is missing")
-        if not _is_usable_id(uuid):
+        if not _is_usable_id(uuid := read_text(raw.get("eventUuid"))):
             raise Unreadable("eventUuid is missing or unusable")
-        if raw.get("companyId") is not None and not _is_number(company):
+        company = read_text(raw.get("companyId")).removesuffix(".0")
+        if raw.get("companyId") not in (None, "") and not _is_number(company):
             raise Unreadable("companyId is not a number")
         data = as_object(raw.get("data"))
         return cls(
@@ -213,13 +208,14 @@ class Subject:
     @property
     def link(self) -> str:
         """The post's address, or the message's first permalink; "" when there is none."""
-        return read_text(as_object(self.raw).get("link")) or self.message().link
+        links = (read_text(as_object(self.raw).get("link")), *(result.link for result in self.message().results))
+        return next(filter(None, links), "")
 
 
 def subject_id(event_name: str, raw: object, event_uuid: str = "") -> str:
     """The id of a raw subject. That of a message or account has the event's name before it, and the event's uuid stands
     in for a missing one. Raises Unreadable for a post without a usable one. No other field is read."""
-    if event_name in MESSAGES + CREDENTIALS:
+    if event_name in _OF_OURS:
         ids = read_texts(as_object(raw), "id", "account_id", "credential_id").values()
         return f"{event_name}:{next(filter(_is_usable_id, ids), event_uuid)}"[:ID_LIMIT]
     if not isinstance(raw, dict):
@@ -239,6 +235,11 @@ def read_text(value: object) -> str:
 def read_texts(raw: Mapping[str, Any], *names: str) -> dict[str, str]:
     """These fields of an object as texts, by our names: Khoros calls author_link authorLink."""
     return {name: read_text(raw.get(re.sub("_(.)", lambda match: match[1].upper(), name))) for name in names}
+
+
+def read_number(digits: str) -> int | str:
+    """A whole number of JSON; one of thousands of digits stays a text."""
+    return int(digits) if len(digits) < 4_000 else digits
 
 
 def read_names(value: object) -> tuple[str, ...]:
@@ -270,7 +271,7 @@ def is_web_address(url: str) -> bool:
 def _read_subjects(event_name: str, data: dict[str, Any]) -> tuple[object, ...]:
     """What the event is about: its items, or the data itself; a disconnected account is news even without data."""
     items = data.get("items")
-    if event_name in MESSAGES + CREDENTIALS and not items:
+    if event_name in _OF_OURS and not items:
         return (data,) if data or event_name in CREDENTIALS else ()
     return (items,) if isinstance(items, dict) else tuple(as_list(items))
 
@@ -288,9 +289,8 @@ def _is_usable_id(value: str) -> bool:
 
 
 def _read_note(value: object) -> tuple[str, str]:
-    if isinstance(value, dict):
-        return read_text(value.get("createdByDisplayName")), read_text(value.get("text"))
-    return "", read_text(value)
+    note = as_object(value) or {"text": value}
+    return read_text(note.get("createdByDisplayName")), read_text(note.get("text"))
 
 
 def _read_reference(value: object) -> str:

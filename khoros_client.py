@@ -12,16 +12,18 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from dates import read_date
-from events import as_list, as_object, read_text, read_texts
+from events import as_list, as_object, read_number, read_text, read_texts
 from outbound import Answer, AuthFailed, Bearer, Rejected, ServiceError, Unavailable, new_session, send
 
 PAGE_SIZE = 100
 T = TypeVar("T")
+OVERLONG = "Khoros lists an event of more than 8 MiB: look at it in Khoros"
 _LIVE = {"ACTIVE", ""}  # a label, or a set, that agents can use
 
 
 class Garbled(Unavailable):
-    """An answer that begins like data cannot be read to its end, maybe for one bad event. `text` is what came."""
+    """An answer that begins like data cannot be read to its end, maybe for one bad event. `text` is what came, or
+    OVERLONG."""
 
     def __init__(self, text: str) -> None:
         super().__init__("Khoros answered 200 with data that cannot be read", status=200)
@@ -118,7 +120,13 @@ class KhorosClient:
     def events(self, uuid: str, *, offset: int, limit: int) -> list[Any]:
         """A page of the subscription's raw events, in no published order (reference/retrieve-subscription-events). An
         entry that is no object is returned as it is. Raises Garbled too."""
-        return _entries(self._call("GET", f"/events/data/{uuid}", params={"offset": offset, "limit": limit}))
+        try:
+            answer = self._send("GET", f"/events/data/{uuid}", params={"offset": offset, "limit": limit})
+        except Unavailable as error:
+            if error.status == 200:  # it began well and did not end
+                raise Garbled(OVERLONG) from error
+            raise
+        return _entries(read_khoros_answer(answer))
 
     def whoami(self) -> dict[str, Any]:
         """The token's owner: {id, email, firstName, lastName, companies: [{id, name, products}]}."""
@@ -184,7 +192,7 @@ def _read_body(answer: Answer) -> str:
 def _read_json(text: str) -> Any:
     """The JSON value, or None when it is something else. A raw line break or tab in a text is no harm."""
     try:
-        return json.loads(text, strict=False)
+        return json.loads(text, strict=False, parse_int=read_number)
     except (ValueError, RecursionError):
         return None
 

@@ -11,6 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -115,21 +116,19 @@ class Answer:
     @property
     def retry_after_s(self) -> float | None:
         """Retry-After in seconds, from either of its two forms (RFC 9110, 10.2.3), and from the first usable of several
-        ("50, 47"). None for no wait and for nonsense: the caller's own back-off decides then."""
+        ("50, 47"). None for less than a second and for nonsense: the caller's own back-off decides then."""
         waits = map(_read_wait, _pieces(self.headers.get("Retry-After", "")))
-        return next((wait_s for wait_s in waits if wait_s is not None and 0 < wait_s < math.inf), None)
+        return next((wait_s for wait_s in waits if wait_s is not None and 1 <= wait_s < math.inf), None)
 
 
 def _read_wait(text: str) -> float | None:
-    try:
+    with suppress(ValueError):
         return float(text)
-    except ValueError:
-        pass
-    try:
-        date = parsedate_to_datetime(text)
-        return ((date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
-    except (ValueError, OverflowError):
-        return None
+    for read_date in (parsedate_to_datetime, datetime.fromisoformat):
+        with suppress(ValueError, OverflowError):
+            date = read_date(text.strip())
+            return ((date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
+    return None
 
 
 class Bearer(requests.auth.AuthBase):
@@ -169,6 +168,14 @@ class _BoundedResponse(HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
         self.fp = io.BufferedReader(_BoundedReader(sock, self.fp.detach()))
+
+    def begin(self) -> None:
+        """Reads up to the final answer. http.client takes any 1xx but 100 for it, and the next call on this connection
+        would then get the answer to this one."""
+        super().begin()
+        while self.status < 200:
+            self.headers = self.msg = None  # type: ignore[assignment]  # as before the first answer: begin reads again
+            super().begin()
 
 
 class _Pool(HTTPConnectionPool):
@@ -215,8 +222,7 @@ def send(
 ) -> Answer:
     """Makes one attempt and returns whatever was answered. `parts` are those of requests.Request; `service` is the name
     for people. Raises Unavailable when no whole answer of at most 8 MiB came within `total_s` seconds."""
-    ends_at = time.monotonic() + total_s
-    call = _ends_at.set(ends_at)
+    call = _ends_at.set(ends_at := time.monotonic() + total_s)
     try:
         request = session.prepare_request(requests.Request(method, url, **parts))
         with session.send(request, timeout=TIMEOUT_S, allow_redirects=False, stream=True) as response:
@@ -227,8 +233,8 @@ def send(
     finally:
         _ends_at.reset(call)
     if body is None:
-        why = f"gave no usable answer: it is longer than {BODY_LIMIT_MIB} MiB"
-        raise Unavailable(f"{_who(url, service)} {why}", status=response.status_code)
+        said = f"{_who(url, service)} gave no usable answer: it is longer than {BODY_LIMIT_MIB} MiB"
+        raise Unavailable(said, status=response.status_code)
     return Answer(response.status_code, response.headers, body)
 
 

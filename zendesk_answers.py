@@ -21,11 +21,14 @@ OAUTH_REFUSALS = {
 }
 GONE = "no account works at ZENDESK_API_URL: its trial is over, it is suspended or renamed, or the address is wrong"
 UNKNOWN = "something that the ticket refers to does not exist: see the ids in ZENDESK_TICKET_FIELDS and ROUTES"
+UNNAMED = "it names no field: give all that your form requires in ZENDESK_TICKET_FIELDS or ROUTES, then send again"
 NOT_FROM_SETTINGS = set("comment description external_id subject status via_followup_source_id".split())
-_is_count = re.compile("[0-9]{1,9}").fullmatch
+_read_count = re.compile(r"([0-9]{1,9})(?:\.[0-9]*)?(?![^,; ])").match  # "650", "650.0", "650, 650"
+_draft_count = re.compile(r"\b(?:r|remaining)=([0-9]{1,9})\b").search  # RateLimit: "default";r=650;t=30
 _is_word = re.compile(r"[\w.:/\[\]-]{1,80}", re.ASCII).fullmatch
 _is_system_field = re.compile("Field(Assignee|Description|Group|Priority|Status|Subject|TicketType)").fullmatch
 _attribute = re.compile(r"\bthe ([a-z][a-z0-9_.]{0,60}) attribute\b").search
+_pointed = re.compile(r"[A-Za-z_][\w.\[\]-]*|[0-9]{3,}", re.ASCII).findall  # names and ids in a path, no positions
 
 
 def read_zendesk_answer(answer: Answer, *, of_item: bool = True) -> dict[str, Any]:
@@ -39,6 +42,7 @@ def read_zendesk_answer(answer: Answer, *, of_item: bool = True) -> dict[str, An
         return payload
     refusals = list(_refusals(payload))
     code = _error_code(payload, refusals)
+    own_word = isinstance(payload, dict) and any(payload.get(name) for name in ("error", "errors", "details"))
     said = f"Zendesk answered {status}{f' {code}' if code else ''}"
     kind: type[ServiceError] = Unavailable
     if 200 <= status < 300:
@@ -54,8 +58,9 @@ def read_zendesk_answer(answer: Answer, *, of_item: bool = True) -> dict[str, An
         kind = Limited
     elif status == 404 and code == "RecordNotFound" and of_item:
         kind, said = Rejected, f"{said}: {UNKNOWN}"
-    elif (status in (413, 422) or (status == 400 and code)) and of_item:
-        kind, said = Rejected, _reason(refusals, f"{status} {code}") or said
+    elif (status in (413, 422) or (status == 400 and own_word)) and of_item:
+        kind = Rejected
+        said = _reason(refusals, f"{status} {code}") or (said if status == 413 else f"{said}: {UNNAMED}")
     elif 400 <= status < 500 and status not in (408, 409, 425):
         kind, said = AuthFailed, f"{said}: {GONE}"
     raise kind(
@@ -65,14 +70,15 @@ def read_zendesk_answer(answer: Answer, *, of_item: bool = True) -> dict[str, An
         request_id=read_request_id(answer.headers),
         retry_after_s=answer.retry_after_s,
         quota=quota,
-        item_only=kind is Limited and of_item and quota is not None and quota.calls_left > 0,
+        item_only=kind is Limited and of_item and (quota.calls_left > 0 if quota else _has_endpoint_limit(answer)),
     )
 
 
 def read_token_answer(answer: Answer) -> dict[str, Any]:
     """The object in a good answer to a request for a token; otherwise raises what `read_zendesk_answer` raises, but
     nothing about one item."""
-    code = _error_code(answer.json(), [])
+    payload = answer.json()
+    code = _error_code(payload, [("", why) for _, why in _refusals(payload)])
     if answer.status == 401 or (answer.status in (400, 403, 422) and code):
         said = f"Zendesk answered {' '.join(filter(None, [str(answer.status), code]))} to ZENDESK_CLIENT_ID and "
         said += f"ZENDESK_CLIENT_SECRET: {OAUTH_REFUSALS.get(code or '', 'check both')}"
@@ -88,11 +94,17 @@ def read_request_id(headers: Mapping[str, str]) -> str | None:
 
 def read_quota(headers: Mapping[str, str]) -> Quota | None:
     """What is left of the account's rate limit."""
-    remaining = headers.get("X-Rate-Limit-Remaining") or headers.get("ratelimit-remaining") or ""
-    reset = headers.get("ratelimit-reset") or ""
-    if not _is_count(remaining):
-        return None
-    return Quota(int(remaining), float(reset) if _is_count(reset) else RESET_UNKNOWN_S)
+    names = ("X-Rate-Limit-Remaining", "X-RateLimit-Remaining", "ratelimit-remaining")
+    left = next(filter(None, (_read_count(headers.get(name, "")) for name in names)), None)
+    left = left or _draft_count(headers.get("RateLimit", ""))
+    reset = _read_count(headers.get("ratelimit-reset", ""))
+    return Quota(int(left[1]), float(reset[1]) if reset else RESET_UNKNOWN_S) if left else None
+
+
+def _has_endpoint_limit(answer: Answer) -> bool:
+    """Whether it names a limit of its own that is used up: Zendesk-RateLimit-tickets-update: total=30; remaining=0."""
+    own = (text for name, text in answer.headers.items() if name.lower().startswith("zendesk-ratelimit-"))
+    return any(left and not int(left[1]) for left in map(_draft_count, own))
 
 
 def _target(answer: Answer) -> str:
@@ -105,32 +117,45 @@ def _refusals(payload: object) -> Iterator[tuple[str, str]]:
     """The refused fields, each with Zendesk's code for the reason or "": ("360001", "BlankValue"). Descriptions stay
     out: they are localised and quote customers."""
     said = payload if isinstance(payload, dict) else {}
-    error, errors, details = said.get("error"), said.get("errors"), said.get("details")
+    error = said.get("error")
     if isinstance(error, dict) and (named := _attribute(str(error.get("message")))):
         yield named[1], ""
-    for fault in errors if isinstance(errors, list) else []:
-        source = fault.get("source") if isinstance(fault, dict) else None
-        if isinstance(source, dict):
-            source = source.get("pointer") or source.get("parameter") or source.get("attribute")
-        if isinstance(fault, dict):
-            yield _word(source).strip("/"), _word(fault.get("code"))
-    for name, faults in details.items() if isinstance(details, dict) else ():
-        for fault in faults if isinstance(faults, list) and faults else [None]:
-            fault = fault if isinstance(fault, dict) else {}
-            system = _is_system_field(str(fault.get("ticket_field_type")))
-            own = [fault.get(key) for key in ("ticket_field_id", "field_id", "attribute", "field")]
-            field = system[1].lower() if system else next(filter(None, map(_word, own)), _word(name) or "base")
-            yield field, _word(fault.get("error") or fault.get("type"))
+    own = error if isinstance(error, dict) else {"field": said.get("field")}
+    if any(_word(own.get(name)) for name in ("code", "field")):
+        yield _refused_field("", own), _word(own.get("code"))
+    for name, fault in [*_faults(said.get("errors")), *_faults(said.get("details"))]:
+        codes = map(_word, (fault.get(key) for key in ("error", "type", "code")))
+        refusal = _refused_field(name, fault), next(filter(None, codes), "")
+        if any(refusal):
+            yield refusal
+
+
+def _faults(listed: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each fault of a list, or of an object from names to one fault or several, with its name."""
+    for name, faults in listed.items() if isinstance(listed, dict) else [("", listed)]:
+        for fault in faults if isinstance(faults, list) and faults else [faults]:
+            yield _word(name) or ("base" if name else ""), fault if isinstance(fault, dict) else {}
+
+
+def _refused_field(name: str, fault: Mapping[str, Any]) -> str:
+    if system := _is_system_field(str(fault.get("ticket_field_type"))):
+        return system[1].lower()
+    source = fault.get("source")
+    sources = source if isinstance(source, dict) else {"pointer": source}
+    own = [fault.get(key) for key in ("ticket_field_id", "field_id", "attribute", "field")]
+    own += [sources.get(key) for key in ("field_id", "pointer", "parameter", "attribute")]
+    named = next(filter(None, map(_word, own)), "")
+    parts = [part for part in _pointed(named) if part != "value"] if "/" in named else [named]
+    return (parts and parts[-1]) or name
 
 
 def _error_code(payload: object, refusals: Sequence[tuple[str, str]]) -> str | None:
-    """Zendesk's error code with the refused fields and why: "RecordInvalid requester:UserSuspended"."""
+    """Zendesk's error code with the refused fields and why: "RecordInvalid requester:UserSuspended". Sentences stay
+    out."""
     error = payload.get("error") if isinstance(payload, dict) else None
-    error = error.get("title") if isinstance(error, dict) else error
-    words = [str(error)[:80]] if isinstance(error, str | int) else []
+    words = [_word(error.get("title") if isinstance(error, dict) else error)]
     words += dict.fromkeys(":".join(filter(None, pair)) for pair in refusals)
-    said = "".join(char if char.isprintable() else " " for char in " ".join(words[:6]))
-    return said.strip() or None
+    return " ".join(list(filter(None, words))[:6]) or None
 
 
 def _reason(refusals: Sequence[tuple[str, str]], answered: str) -> str:
@@ -147,7 +172,7 @@ def _complaint(field: str, code: str) -> str:
     """A sentence with a place for the names of all fields that it is true of."""
     why = f" ({code})" if code else ""
     if field == "base":
-        return f"Zendesk refuses the ticket because of a field that it does not name{why}"
+        return f"Zendesk refuses the ticket{why}: {UNNAMED}"
     if field in NOT_FROM_SETTINGS:
         return f"Zendesk does not accept the {{}} of this ticket{why}"
     if re.search("blank|missing|required|empty", code, re.IGNORECASE):

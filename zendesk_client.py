@@ -6,15 +6,17 @@ API reference: https://developer.zendesk.com/api-reference/ticketing/introductio
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from outbound import Answer, AuthFailed, Bearer, Quota, Rejected, Unavailable, new_session, send
+from outbound import Answer, AuthFailed, Bearer, Quota, Rejected, ServiceError, Unavailable, new_session, send
 from zendesk_answers import SCOPE, read_quota, read_request_id, read_token_answer, read_zendesk_answer
 
 TOKEN_LIFE_S = 3600
@@ -24,12 +26,14 @@ API_TOKENS_END = "2027-04-30"
 
 @dataclass(frozen=True)
 class Ticket:
-    """A ticket as Zendesk knows it; `description` is its first comment as plain text."""
+    """A ticket as Zendesk knows it; `description` is its first comment as plain text. Each text is "" when Zendesk does
+    not give it."""
 
     id: int
-    status: str = ""
+    status: str = ""  # in small letters
     description: str = ""
     tags: tuple[str, ...] = ()
+    external_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class ZendeskClient:
         self._session = new_session(url, pool_size)
         self._token_lock = threading.Lock()
         self._token, self._token_ends_at = "", 0.0
+        self._token_failure: ServiceError | None = None  # of the last request for a token
 
     @property
     def uses_api_token(self) -> bool:
@@ -92,11 +97,12 @@ class ZendeskClient:
         return _tickets(payload, external_id)
 
     def show_ticket(self, ticket_id: int) -> Ticket | None:
-        """The ticket, also an archived one; None when it was deleted (…/ticketing/tickets/tickets/#show-ticket)."""
+        """The ticket, also an archived one; None when it was deleted (…/ticketing/tickets/tickets/#show-ticket). An
+        account that is gone answers the same, so first make a call that it would refuse."""
         try:
             payload, _ = self._call("GET", f"/api/v2/tickets/{ticket_id}")
-        except Rejected as error:
-            if error.status == 404:
+        except (Rejected, AuthFailed) as error:
+            if error.status in (404, 410):
                 return None
             raise
         return _ticket(payload)
@@ -105,7 +111,10 @@ class ZendeskClient:
         """Adds a comment to a ticket (…/ticketing/tickets/tickets/#update-ticket). A closed one is Rejected."""
         payload, answer = self._call("PUT", f"/api/v2/tickets/{ticket_id}", body)
         changed = payload.get("ticket")
-        return _reply({"ticket": {**(changed if isinstance(changed, dict) else {}), "id": ticket_id}}, answer)
+        reply = _reply({"ticket": {"id": ticket_id, **(changed if isinstance(changed, dict) else {})}}, answer)
+        if reply.ticket.id != ticket_id:
+            raise Unavailable("Zendesk answered with another ticket: this is not the answer to our call")
+        return reply
 
     def add_tags(self, ticket_id: int, tags: Sequence[str]) -> None:
         """Adds tags to those that a ticket has (…/ticketing/ticket-management/tags/#add-tags)."""
@@ -139,23 +148,33 @@ class ZendeskClient:
         auth, options = self._auth(), {"data": body, "headers": headers, "params": params}
         answer = self._send(method, path, auth=auth, **options)
         if answer.status == 401 and isinstance(auth, Bearer):  # it may have been revoked before its time
-            self._drop(auth.token)
-            answer = self._send(method, path, auth=self._auth(), **options)
+            answer = self._send(method, path, auth=self._auth(refused=auth.token), **options)
         return read_zendesk_answer(answer), answer
 
     def _send(self, method: str, path: str, **parts: Any) -> Answer:
         return send(self._session, method, self._url + path, service="Zendesk", **parts)
 
-    def _auth(self) -> AuthBase:
-        """Our credentials. The OAuth token is asked for once for all threads, a minute before the old one ends
-        (https://developer.zendesk.com/api-reference/ticketing/oauth/grant_type_tokens/)."""
+    def _auth(self, refused: str = "") -> AuthBase:
+        """Our credentials. The OAuth token is asked for once for all threads, a minute before the old one ends or when
+        it was `refused` (https://developer.zendesk.com/api-reference/ticketing/oauth/grant_type_tokens/). Threads that
+        wait for a request that fails get its error: they do not ask again, one after the other."""
         if self._basic is not None:
             return self._basic
+        known_failure = self._token_failure
         with self._token_lock:
-            if not self._token or self._clock() >= self._token_ends_at - RENEW_BEFORE_S:
-                self._token, life_s = self._new_token()
-                self._token_ends_at = self._clock() + life_s
+            if self._token in ("", refused) or self._clock() >= self._token_ends_at - RENEW_BEFORE_S:
+                if self._token_failure not in (None, known_failure):
+                    raise copy(self._token_failure)
+                self._renew_token()
             return Bearer(self._token)
+
+    def _renew_token(self) -> None:
+        try:
+            self._token, life_s = self._new_token()
+        except ServiceError as error:
+            self._token_failure = error
+            raise
+        self._token_failure, self._token_ends_at = None, self._clock() + life_s
 
     def _new_token(self) -> tuple[str, float]:
         request = {
@@ -166,17 +185,12 @@ class ZendeskClient:
             "expires_in": TOKEN_LIFE_S,
         }
         granted = read_token_answer(self._send("POST", "/oauth/tokens", json=request))
-        if not isinstance(granted.get("access_token"), str) or not granted["access_token"]:
-            raise Unavailable("Zendesk answered without an access token")
-        if missing := _missing(str(granted.get("scope") or SCOPE)):
+        token, scope, life_s = (granted.get(name) for name in ("access_token", "scope", "expires_in"))
+        if not isinstance(token, str) or not re.fullmatch("[!-~]+", token):
+            raise Unavailable("Zendesk answered without a usable access token")
+        if missing := _missing(" ".join(map(str, scope)) if isinstance(scope, list) else str(scope or SCOPE)):
             raise AuthFailed(f"Zendesk's token lacks the scope {' '.join(missing)}", code="scope")
-        life_s = granted.get("expires_in")
-        return granted["access_token"], life_s if isinstance(life_s, int | float) else TOKEN_LIFE_S
-
-    def _drop(self, token: str) -> None:
-        with self._token_lock:
-            if self._token == token:
-                self._token = ""
+        return token, life_s if isinstance(life_s, int | float) and 0 < life_s <= TOKEN_LIFE_S else TOKEN_LIFE_S
 
 
 def _reply(payload: Mapping[str, Any], answer: Answer) -> Reply:
@@ -203,9 +217,10 @@ def _ticket(payload: Mapping[str, Any]) -> Ticket:
     tags = ticket.get("tags")
     return Ticket(
         id=ticket["id"],
-        status=str(ticket.get("status") or ""),
+        status=str(ticket.get("status") or "").lower(),
         description=str(ticket.get("description") or ""),
         tags=tuple(map(str, tags)) if isinstance(tags, list) else (),
+        external_id=str(ticket.get("external_id") or ""),
     )
 
 

@@ -31,7 +31,7 @@ def attempt(destination: Destination, call: Call, refreeze: Callable[[Item, Draf
     except Exception as error:
         log.error("delivery_broken", **names(call[0]), error=log.where(error))
         return replace(broken(error, time.monotonic() - started), shared=shared)
-    often = outcome.how == OUTAGE and max(item.attempts for item in call) >= PATIENCE
+    often = outcome.how == OUTAGE and min(item.attempts for item in call) >= PATIENCE
     if outcome.item_only or not (often or outcome.how in (REFUSED, UNAUTHORISED)):
         return outcome
     return _blamed(destination, outcome)
@@ -50,10 +50,15 @@ def _blamed(destination: Destination, outcome: Outcome) -> Outcome:
         destination.check()
     except ServiceError as error:
         found = failure(error, outcome.took_s)
-        how = UNAUTHORISED if found.how == REFUSED else found.how
-        return replace(outcome, how=how, reason=found.reason, retry_after_s=found.retry_after_s)
+        if not (found.item_only or (found.how == LIMITED and found.calls_left)):  # that would be about the check alone
+            how = UNAUTHORISED if found.how == REFUSED else found.how
+            return replace(outcome, how=how, reason=found.reason, retry_after_s=found.retry_after_s)
     except Exception as error:  # then nothing speaks against the destination
         log.error("check_broken", destination=destination.name, error=log.where(error))
+    if outcome.how == UNAUTHORISED:
+        said, title = " ".join(str(part) for part in (outcome.status, outcome.code) if part), destination.title
+        outcome = replace(outcome, of_all=f"{title} refuses each post ({said}) though it takes our credentials")
+        outcome = replace(outcome, reason=f"{title} refuses this one post ({said}) and takes others")
     if outcome.how != REFUSED:
         return replace(outcome, item_only=True)
     return replace(outcome, how=OUTAGE, item_only=True) if outcome.shared else outcome  # each is sent alone

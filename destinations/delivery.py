@@ -106,7 +106,7 @@ class Delivery:
         if not attempts:
             return
         try:
-            settled = self._inbox.settle(attempts)
+            settled = self._inbox.settle(attempts, self.destination.pace_s)
         except DatabaseUnavailable as error:
             for item, _ in attempts:
                 log.error("not_recorded", **names(item), reason=error)
@@ -129,12 +129,13 @@ class Delivery:
             found = self.destination.check()
         except ServiceError as error:
             outcome = failure(error, time.monotonic() - started)
-            if outcome.how == REFUSED:
+            if outcome.how in (REFUSED, LIMITED):
                 log.warning("check_refused", destination=name, **self._answer(outcome))
-                outcome = outcome if gate.state == OPEN else replace(outcome, how=UNAUTHORISED)
+                closed_by = outcome.how == REFUSED and gate.state != OPEN
+                outcome = replace(outcome, how=UNAUTHORISED) if closed_by else outcome
         except Exception as error:
             log.error("check_broken", destination=name, error=log.where(error))
-            outcome = broken(error, time.monotonic() - started)
+            outcome = replace(broken(error, time.monotonic() - started), item_only=False)
         else:
             outcome = Outcome("checked", time.monotonic() - started)
             log.info("connected", destination=name, found=found)

@@ -42,7 +42,8 @@ class Destination(Protocol):
     `name` is in its rows, its gate and its log lines and holds nothing secret; `title` is what people call it, at the
     beginning of a sentence ("Slack #crisis"). `parallel` is how many items are under way at once in each process;
     `noun` is what a reference names. `notice` is a warning about its settings, or "". `pace_s` is the least number of
-    seconds between two calls of all processes together; `digest` is how many items become one message.
+    seconds from the answer to one call to the next call, of all processes together; `digest` is how many items become
+    one message.
     """
 
     name: str

@@ -7,8 +7,10 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-QUOTES = {'"': '"', "'": "'", "“": "”", "”": "”", "„": "”", "‘": "’", "«": "»"}
+QUOTES = ('"“”„‟«»', "'‘’‚‛‹›`")  # any of a kind may close any other: people and word processors mix them
 LONGEST_NAME = 255  # characters; longer names are compared as plain text only
+# At the end, 55" and Customers' are names.
+_has_lone_quote = re.compile("|".join(rf"[{k}][^{k}]*|[^{k}]*(?<![0-9\\])(?!['’])[{k}]" for k in QUOTES)).fullmatch
 WORK_LIMIT = 21  # see _work; the slowest pattern and the longest name take a fifth of a second
 # The part of the language of regular expressions that Python and Java read alike. Groups may be optional, not repeated.
 _TOKEN = re.compile(
@@ -36,20 +38,23 @@ class Filter:
         text = as_seen(unquoted(as_seen(value)))
         if not text:
             raise ValueError("is empty")
+        if _has_lone_quote(text):
+            raise ValueError(r"has a quote at one end only: add the other, or write \ before it when it is in the name")
         return cls(text, _read_pattern(text))
 
     def form(self, name: str) -> str:
-        """The part of the name that fits: all of it, or else what follows the last " - " in it, because Khoros writes a
-        label as "set - label" in places. "" when neither fits."""
+        """The part of the name that fits: all of it, or else what follows a " - " in it, because Khoros writes a label
+        as "set - label" in places. "" when none fits. A pattern is tried behind the first two and the last one."""
         name = as_seen(name)
-        return next((one for one in (name, name.rpartition(" - ")[2]) if one == self.text or self._matches(one)), "")
+        if name == self.text or name.endswith(f" - {self.text}"):
+            return self.text
+        parts = name.split(" - ")
+        forms = (" - ".join(parts[n:]) for n in (0, 1, 2, len(parts) - 1))
+        return next(filter(self.pattern.fullmatch, forms), "") if self.pattern and len(name) <= LONGEST_NAME else ""
 
     def fits(self, name: str) -> bool:
         """Whether the name is this text or matches this pattern."""
         return bool(self.form(name))
-
-    def _matches(self, name: str) -> bool:
-        return self.pattern is not None and len(name) <= LONGEST_NAME and bool(self.pattern.fullmatch(name))
 
     @property
     def query(self) -> str:
@@ -82,8 +87,9 @@ def visible(text: str) -> str:
 
 def unquoted(value: str) -> str:
     """The value without quotes round the whole of it."""
-    closing = QUOTES.get(value[:1], "")
-    return value[1:-1] if closing and len(value) > 1 and value.find(closing, 1) == len(value) - 1 else value
+    first, inside, last = value[:1], value[1:-1], value[-1:]
+    is_quoted = len(value) > 1 and any(first in kind and last in kind for kind in QUOTES)
+    return inside if is_quoted and first not in inside and last not in inside else value
 
 
 def _is_invisible(sign: str) -> bool:

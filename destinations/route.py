@@ -10,25 +10,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from config import as_webhook_url
-from destinations.filters import Filter, as_seen, unquoted
+from destinations.filters import QUOTES, Filter, as_seen, unquoted
+from destinations.text import service_name
 from destinations.zendesk_words import read_fields
-from events import (
-    CREDENTIALS,
-    LABEL_APPLIED,
-    MESSAGE_NEEDS_APPROVAL,
-    MESSAGE_PUBLISHED,
-    MESSAGE_SENT,
-    MESSAGES,
-    RULE_APPLIED,
-    Event,
-)
+from events import CREDENTIALS, LABEL_APPLIED, MESSAGES, RULE_APPLIED, Event
 
 WORDS = {
     "label": (LABEL_APPLIED,),
     "rule": (RULE_APPLIED,),
-    "published": (MESSAGE_PUBLISHED,),
-    "sent": (MESSAGE_SENT,),
-    "needs-approval": (MESSAGE_NEEDS_APPROVAL,),
+    **{word: (name,) for word, name in zip(("published", "sent", "needs-approval"), MESSAGES, strict=True)},
     "disconnected": CREDENTIALS,
 }
 EVENTS = WORDS | {name: (name,) for names in WORDS.values() for name in names}  # Khoros' own names are good as well
@@ -41,13 +31,14 @@ EXAMPLES = {
     "disconnected": "disconnected -> slack #social-care",
 }
 TARGET_LIMIT = 90  # characters; with the kind before it, it fits into the column of a destination's name
-_QUOTED = r"""(?<!\S)["“”„][^"“”„\n]*["“”„]|(?<!\S)'[^'\n]*'(?!\S)"""
-_ARROW = r"(?:[-‐-―−]{1,2}>|[→➔➜⇒]|=>)"  # also as word processors change ->
-_next = re.compile(rf"{_QUOTED}|(?P<brace>\{{)|(?P<end>\r\n|[\r\n;]|\\n|\Z)").search
-_comment_at = re.compile(r"[^\S\r\n]*#(?:(?!\\n)[^\r\n;])*").match
+_QUOTED = "|".join(rf"(?<!\S)[{kind}][^{kind}\n]*[{kind}](?!\w)" for kind in QUOTES)
+_ARROW = "(?:[-‐-―−－=]{1,2}(?:[>＞]|&gt;)|[→➔➜➡⟶⇒]|&rarr;)"  # also as word processors and web pages change ->
+_ADDRESS = rf"https?://[^\s;\\]*(?:;(?!(?i:{'|'.join(EVENTS)}))[^\s;\\#]+)*"
+_BREAK = r"\r\n|[\r\n]|\\n"
+_next = re.compile(rf"{_QUOTED}|{_ADDRESS}|(?P<brace>\{{)|(?P<end>{_BREAK}|(?<!&gt)(?<!&rarr);|\Z)").search
 _split = re.compile(
     rf"(?P<event>\S{{1,60}}?)(?:\s+(?P<filter>{_QUOTED}|.*?))?\s*{_ARROW}\s*(?P<kind>zendesk|slack|webhook)(?!\w)"
-    r"(?P<target>[^{]*)(?P<fields>\{.*)?",
+    r"(?P<target>[^{]*(?:(?<=\S)(?<!zendesk)\{[^{]*)*)(?P<fields>\{.*)?",
     re.DOTALL | re.IGNORECASE,
 ).fullmatch
 _is_channel = re.compile(r"#[^\s#@,;:.]{1,80}").fullmatch
@@ -103,17 +94,21 @@ class Route:
             fits = rule is not None and (self.filter.fits(rule.name) or self.filter.text == rule.id)
             return (rule.name or rule.id,) if rule and fits else None
         found = [form for label in labels if (form := self.filter.form(label))]
-        if event.name in MESSAGES and (self.filter.fits(event.service) or self.filter.text.upper() == event.service):
-            found.append(event.service)
+        if event.name in MESSAGES and event.service:  # TWITTER, which people and Slack's messages call X
+            names = (event.service, service_name(event.service))
+            is_named = any(self.filter.fits(one) or self.filter.text.upper() == one.upper() for one in names)
+            found += [event.service] * is_named
         return tuple(dict.fromkeys(found)) or None
 
 
 def split_lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines with their numbers, without empty ones and comments. A line ends at a line break or ; that is not in
-    quotes or braces."""
+    """The lines with the numbers that an editor shows, without empty ones and comments. A line ends at a line break or
+    ; that is not in quotes, braces or an address. A comment ends at ; only when the whole text is one line."""
     number, begin, at = 1, 0, 0
+    ends = _BREAK if re.search(_BREAK, text) else ";"
+    comment_at = re.compile(rf"[^\S\r\n]*#(?:(?!{ends}).)*").match
     while begin < len(text):
-        if at == begin and (comment := _comment_at(text, at)):
+        if at == begin and (comment := comment_at(text, at)):
             at = comment.end()  # quotes and braces in it mean nothing
         found = _next(text, at)
         if found and found["brace"]:
@@ -124,7 +119,7 @@ def split_lines(text: str) -> Iterator[tuple[int, str]]:
             line = text[begin : found.start()].strip()
             if line and not line.startswith("#"):
                 yield number, line
-            number += 1 + line.count("\n")
+            number += line.count("\n") + (found["end"] != ";")
             begin = at = found.end()
 
 
@@ -142,6 +137,13 @@ def read_line(line: str, number: int = 0) -> Route:
     found = _read_filter(word, as_seen(parts["filter"] or ""))
     fields = _read_line_fields(kind, parts["fields"])
     return Route(word, found, kind, _read_target(kind, as_seen(unquoted(as_seen(parts["target"])))), fields, number)
+
+
+def first_words(line: str) -> str:
+    """The beginning of a faulty line for people, in quotes, with a blank before it: never a part of an address."""
+    event, *rest = re.split(_ARROW, line, maxsplit=1)
+    words = re.split(r"\s(?:zendesk|slack|webhook)\b|\S*(?:/|@)", event, maxsplit=1)[0].strip()[:40]
+    return f' "{words}"' if words and (rest or words.split()[0].lower() in EVENTS) else ""
 
 
 def _read_filter(word: str, text: str) -> Filter | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from config import Reader
 from destinations.filters import Filter, query_for, unquoted, visible
-from destinations.route import Route, read_line, split_lines
+from destinations.route import Route, first_words, read_line, split_lines
 from events import LABEL_APPLIED, Event, Subject, as_object, read_names
 
 ROUTES_VARIABLES = {
@@ -17,6 +18,7 @@ ROUTES_VARIABLES = {
     "when ROUTES is set",
     "ROUTES": "lines like: label VIP -> slack #social-crisis; docs/routes.md explains them",
 }
+_EMAIL = re.compile(r"[^\s:]*[^\s:@]@[^\s:@]*")
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,9 @@ class Routes:
             try:
                 routes.append(read_line(line, number))
             except ValueError as fault:
-                faults.append(f"\n    line {number} {fault}")
+                faults.append(f"\n    line {number}{first_words(line)} {fault}")
         if faults:
-            read.add_fault("ROUTES", f"has faulty lines:{''.join(faults)}\n   ")
+            read.add_fault("ROUTES", f"has faulty lines{''.join(faults)}")
         label = read("SPREDFAST_LABEL_NAME", Filter.read, required=not routes and not faults)
         return cls((*routes, *([Route("label", label, "zendesk")] if label else [])))
 
@@ -49,9 +51,8 @@ class Routes:
 
     def fields_for(self, subject: Subject) -> Mapping[str, Any]:
         """The JSON of the first line that leads this post to Zendesk."""
-        labels = tuple(dict.fromkeys(subject.matched + subject.labels)) if subject.labels else ()
-        date, rule = subject.created_date, subject.rule
-        event = Event(subject.event_name, "", None, date, labels, rule, service="", subjects=(subject.raw,))
+        labels = subject.matched + subject.labels
+        event = Event(subject.event_name, "", None, subject.created_date, labels, subject.rule, service="", subjects=())
         return next((route.fields for route, _ in self._matching(event) if route.kind == "zendesk"), {})
 
     @property
@@ -65,22 +66,22 @@ class Routes:
     @property
     def destinations(self) -> dict[str, Route]:
         """The first route to each destination, by the destination's name."""
-        return {name: self._first(name) for name in dict.fromkeys(route.destination for route in self.routes)}
+        first: dict[str, Route] = {}
+        for route in self.routes:
+            first.setdefault(route.destination, route)
+        return first
 
-    def route_words(self, *, public: bool = False) -> list[str]:
-        """The routes for people, each once. In public, e-mail addresses are masked."""
-        words = dict.fromkeys(route.words for route in self.routes)
-        return [mask_emails(one) if public else one for one in words]
-
-    def _first(self, destination: str) -> Route:
-        return next(route for route in self.routes if route.destination == destination)
+    def route_words(self) -> list[str]:
+        """The routes for people, each once."""
+        return list(dict.fromkeys(route.words for route in self.routes))
 
     def _matching(self, event: Event) -> list[tuple[Route, tuple[str, ...]]]:
         """The routes of the event, each with its words.
 
         Khoros may leave the labels out of a label event. Then the labels that all its posts have count. When no route
         names one of these either, the event goes to every label's destination: Khoros has asked our query, so one of
-        the labels is ours, and a message too many is better than a post that nobody sees.
+        the labels is ours, and a message too many is better than a post that nobody sees. Nobody knows which one it is,
+        unless the routes name only one: no words and no line's JSON.
         """
         labels = event.labels
         if event.name == LABEL_APPLIED and not labels:
@@ -88,12 +89,27 @@ class Routes:
         matching = [(route, words) for route in self.routes if (words := route.matched(event, labels)) is not None]
         if matching or event.labels or event.name != LABEL_APPLIED:
             return matching
-        return [(route, route.plain_name) for route in self.routes if LABEL_APPLIED in route.event_names]
+        wanted = [route for route in self.routes if LABEL_APPLIED in route.event_names]
+        if len({route.filter for route in wanted}) > 1:
+            wanted = [replace(route, filter=None, fields={}) for route in wanted]
+        return [(route, route.plain_name) for route in wanted]
 
 
-def mask_emails(text: str) -> str:
-    """The text with only the first letter and the domain of each e-mail address: a…@acme.example."""
-    return re.sub(r"([^\s@:])[^\s@:]*@", r"\1…@", text)
+def mask_emails(text: str, among: Iterable[str] = ()) -> str:
+    """The text with only the first letter and the domain of each e-mail address: a…@acme.example. A short hash is
+    added when another address among these names would look the same."""
+    others = {address for name in among for address in _EMAIL.findall(name)}
+
+    def mask(found: re.Match[str]) -> str:
+        alike = {found[0], *(other for other in others if _masked(other) == _masked(found[0]))}
+        short_hash = f"/{hashlib.sha256(found[0].encode()).hexdigest()[:8]}" if len(alike) > 1 else ""
+        return _masked(found[0]) + short_hash
+
+    return _EMAIL.sub(mask, text)
+
+
+def _masked(address: str) -> str:
+    return f"{address[0]}…@{address.rpartition('@')[2]}"
 
 
 def _labels_of_all(posts: tuple[object, ...]) -> tuple[str, ...]:

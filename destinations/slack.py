@@ -32,7 +32,7 @@ _OTHERS = {"xoxp": "a user token", "xapp": "an app-level token", "xoxe": "a toke
 # What an answer means, by its status and Slack's error code, and what to do about it: the first line that fits.
 _MEANINGS: tuple[tuple[str, type[ServiceError], str], ...] = (
     ("429 .*|.* rate_?limited|.* message_limit_exceeded", Limited, "it takes no more for now"),
-    ("5.. .*|.* (service_unavailable|fatal_error|internal_error|request_timeout)", Unavailable, "it does not work now"),
+    ("5.. .*|.* (service_unavailable|.*_error|request_timeout|team_added_to_org)", Unavailable, "it does not work now"),
     ("[0-9]+ ", Unavailable, "this is not Slack's API; check SLACK_API_URL"),
     (".* (not_authed|invalid_auth|account_inactive|token_.*|not_allowed_token_type)", AuthFailed,
      "install the app again and copy its Bot User OAuth Token (xoxb-…) into SLACK_BOT_TOKEN"),
@@ -46,8 +46,9 @@ _MEANINGS: tuple[tuple[str, type[ServiceError], str], ...] = (
     (".*", Rejected, "it refuses this message"),
 )  # fmt: skip
 _ALREADY_THERE = ("duplicate_message_not_found", "duplicate_channel_not_found")
+# The thread takes no reply, or its channel or person is gone: another one may have that name or address now.
 _is_no_thread = re.compile(
-    "(thread|message|channel)_not_found|cannot_reply_.*|restricted_action_(thread_l|non_t).*"
+    "(thread|message|channel|users?)_not_found|cannot_reply_.*|restricted_action.*|is_archived|not_in_channel|.*_disabled"
 ).fullmatch
 
 
@@ -74,7 +75,7 @@ class SlackDestination(Destination):
     """See destinations/destination.py for what its methods promise. `target` is #name, the id of a channel or a
     person, or a person's e-mail address. A reference is the channel's id and the `ts` of a thread's first message."""
 
-    noun, parallel, pace_s = "message", 1, 1.0
+    noun, parallel, pace_s = "message", 1, 1.1  # Slack takes one a second
 
     def __init__(self, settings: SlackSettings, target: str, name: str, facts: Facts) -> None:
         self.name, self.title, self.digest = name, f"Slack {target}", Digest(NAMED, self._send_digest)
@@ -93,7 +94,7 @@ class SlackDestination(Destination):
         return Draft("reply", _body(reply, item), target=thread)
 
     def send(self, item: Item, refreeze: Callable[[Draft], Item]) -> Sent:
-        """Posts the message; when the thread of a reply is gone, a message of its own."""
+        """Posts the message; when the thread of a reply takes none, a message of its own."""
         draft = item.draft or self.compose(item)
         try:
             return self._post(f"{draft.kind}_posted", draft.body, draft.target or "")
@@ -158,7 +159,7 @@ class SlackDestination(Destination):
 
 def _error(answer: Answer, said: Mapping[str, Any], names: Mapping[str, str]) -> ServiceError:
     """What a bad answer means. Only words of Slack's own kind get into the message: another one may quote anything."""
-    code = found[0] if (found := re.fullmatch("[a-z_]{1,80}", read_text(said.get("error")))) else ""
+    code = found[0] if (found := re.fullmatch("(?!xox)[A-Za-z0-9_.-]{1,80}", read_text(said.get("error")))) else ""
     scope = re.sub("[^a-z:.,]", "", read_text(said.get("needed"))) or "chat:write"
     _, kind, advice = next(line for line in _MEANINGS if re.fullmatch(line[0], f"{answer.status} {code}"))
     words = f"Slack answered {code or answer.status}: {advice.format(scope=scope, **names)}"

@@ -19,21 +19,22 @@ import events
 from destinations.text import clean, cut, one_line, service_name
 from events import Subject
 
+OPEN_POST = "Open the post"
 HEADING_LIMIT, FACTS_LIMIT, TEXT_LIMIT, ADDRESS_LIMIT, LINKS = 150, 300, 2_900, 2_000, 5
 NAMED = 20  # the items that a digest names; it counts the rest
 _DONE = {events.MESSAGE_SENT: "Taken for its date by", events.MESSAGE_NEEDS_APPROVAL: "Waits for approval, for"}
 _is_secret = re.compile("token|secret|password|key", re.IGNORECASE).search
 
 Block = dict[str, Any]
-Words = tuple[str, str, str, list[str]]  # heading, text, facts in small print, links
+Words = tuple[str, str, str, list[tuple[str, str]]]  # heading, text, facts in small print, addresses and their words
 
 
 def content(subject: Subject, *, again: bool = False) -> dict[str, Any]:
     """The `text` and `blocks` of a message about a post, a message or an account; `again` for the thread of a post's
-    first message. Raises Unreadable for a post without an id."""
+    first message, which may be a digest. Raises Unreadable for a post without an id."""
     heading, text, facts, links = _words(subject)
     if again and subject.event_name not in events.MESSAGES + events.CREDENTIALS:
-        heading, text, facts = "This post came again", "", facts.split(" · ")[0]
+        heading, text, facts = f"This post came again: {heading}", cut(one_line(text), 100), facts.split(" · ")[0]
     quote = [{"type": "rich_text_quote", "elements": [_text(text)]}] if text else []
     parts = [_section(_text(heading, bold=True)), *quote, _section(_text(facts), *_links(links))]
     return _message(f"{heading}: {text or facts}", parts)
@@ -43,9 +44,8 @@ def digest_content(subjects: Sequence[Subject]) -> dict[str, Any]:
     """The `text` and `blocks` of one message about many subjects: it names the first ones and counts the rest."""
     count, more, rows = f"{len(subjects)} came in at once", len(subjects) - NAMED, []
     for heading, text, facts, links in map(_words, subjects[:NAMED]):
-        said = f": {cut(one_line(text), 100)}" if text else ""
-        why = f"{said} ({cut(facts.split(' · ')[0], 100)})"
-        rows.append(_section(_text(heading, bold=True), _text(why), *_links(links[:1])))
+        said = (f": {cut(one_line(text), 100)}" if text else "") + f" ({cut(facts.split(' · ')[0], 100)})"
+        rows.append(_section(_text(heading, bold=True), _text(said), *_links(links[:1])))
     listed = {"type": "rich_text_list", "style": "bullet", "elements": rows}
     rest = [_section(_text(f"and {more} more: see them in Khoros"))] if more > 0 else []
     return _message(count, [_section(_text(count, bold=True)), listed, *rest])
@@ -62,8 +62,8 @@ def _words(subject: Subject) -> Words:
 
 def _post_words(subject: Subject) -> Words:
     post, rule = subject.post(), subject.rule
-    names = subject.matched or ((rule.name or rule.id,) if rule else subject.labels or post.labels)
-    facts, links = f"{'Rule' if rule else 'Label'} {', '.join(names)}", [post.link] if post.link else []
+    names = subject.matched or ((rule.name or rule.id,) if rule else subject.labels or ("not given by Khoros",))
+    facts, links = f"{'Rule' if rule else 'Label'} {', '.join(names)}", [(post.link, OPEN_POST)] if post.link else []
     screen_name = f"@{one_line(post.author_screen_name).lstrip('@')}".rstrip("@")
     author = " ".join(cut(name, 50) for name in (one_line(post.author), screen_name) if name) or "Unknown author"
     count = f"{int(post.follower_count):,}" if re.fullmatch("[0-9]{1,12}", post.follower_count) else post.follower_count
@@ -75,10 +75,15 @@ def _message_words(subject: Subject) -> Words:
     message, done = subject.message(), _DONE.get(subject.event_name, "Published on")
     service = service_name(message.service)
     refused = ", ".join(result.account_id or "unknown" for result in message.results if result.status == "ERROR")
-    done = f"⚠️ {service} refused it for account {cut(refused, 60)}" if refused else f"{done} {service}"
+    done = f"{done} {service}"
+    if refused:
+        partly = f"{done}, but " if any(result.status == "PUBLISHED" for result in message.results) else ""
+        done = f"⚠️ {partly}{service} refused it for account {cut(refused, 60)}"
     facts, at = [f"Message {message.id}", *message.labels], message.scheduled_at or 0
     facts += [f"planned for {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"] if 0 < at < 1e10 else []
-    links = [result.link for result in message.results if result.link][:LINKS]
+    linked = [one for one in message.results if one.link][:LINKS]
+    several = len(linked) > 1  # then each link says whose post it opens
+    links = [(one.link, OPEN_POST + f" of account {cut(one_line(one.account_id), 40)}" * several) for one in linked]
     return f"{done}: {message.title or 'a message without a title'}", message.text, " · ".join(facts), links
 
 
@@ -107,11 +112,11 @@ def _text(text: str, *, bold: bool = False) -> Block:
     return {"type": "text", "text": text, "style": {"bold": bold}}
 
 
-def _links(addresses: Sequence[str]) -> list[Block]:
+def _links(links: Sequence[tuple[str, str]]) -> list[Block]:
     """A link for each address that Slack takes; another one as text."""
     parts = []
-    for url in map(requote_uri, addresses):
+    for url, words in ((requote_uri(address), words) for address, words in links):
         good = events.is_web_address(url) and len(url) <= ADDRESS_LIMIT
-        link = {"type": "link", "url": url, "text": "Open the post"} if good else _text(cut(one_line(url), FACTS_LIMIT))
+        link = {"type": "link", "url": url, "text": words} if good else _text(cut(one_line(url), FACTS_LIMIT))
         parts += [_text(" · "), link]
     return parts

@@ -13,7 +13,7 @@ from destinations.destination import Destination, Sent
 from destinations.zendesk_words import Post, Style, label_tags, note_body, read_fields, ticket_body
 from events import Subject
 from inbox.items import Draft, Item
-from outbound import AuthFailed, Rejected, ServiceError
+from outbound import AuthFailed, Rejected, ServiceError, Unavailable
 from zendesk_answers import SCOPE
 from zendesk_client import API_TOKENS_END, Reply, Ticket, ZendeskClient
 
@@ -21,6 +21,7 @@ PARALLEL = 8
 KEY_LIFE_S = 6900.0  # Zendesk forgets an idempotency key after two hours
 CHECK_ID = "khoros-zendesk-relay-check"  # no post has this id: looking it up proves the credentials and finds nothing
 TICKET, NOTE, FOLLOW_UP, REPLACEMENT = "ticket", "note", "follow_up", "replacement"  # kinds of drafts
+TAKES_NO_NOTE = ("closed", "archived", "deleted")  # statuses of a ticket
 HOW = {TICKET: "ticket_created", FOLLOW_UP: "follow_up_created", REPLACEMENT: "ticket_created"}
 ZENDESK_VARIABLES = {
     "ZENDESK_API_URL": "your Zendesk account's address, for example https://acme.zendesk.com",
@@ -99,13 +100,13 @@ class ZendeskDestination(Destination):
         return self._create(item, refreeze)
 
     def check(self) -> str:
-        """Whether Zendesk takes us for an agent. A token of our scopes may not ask who it is, and is good all the
-        same."""
+        """Whether Zendesk takes us for an agent. A token of our scopes may not ask who it is, and at times Zendesk does
+        not answer that: we are accepted all the same, because the list was answered."""
         self._client.find_tickets(CHECK_ID)
         try:
             of = f" of an {self._client.me()}"
         except ServiceError as error:
-            if error.status != 403:
+            if error.status != 403 and not isinstance(error, Unavailable):
                 raise
             of = ""
         return f"an API token{of}" if self._client.uses_api_token else f"an OAuth client{of}, granted {SCOPE}"
@@ -123,16 +124,24 @@ class ZendeskDestination(Destination):
             return []
 
     def _create(self, item: Item, refreeze: Callable[[Draft], Item]) -> Sent:
-        """Creates the ticket of the item's draft. A follow-up that is refused becomes a plain ticket."""
+        """Creates the ticket of the item's draft. A follow-up that is refused, though we are accepted, becomes a plain
+        ticket."""
         draft = _draft(item)
         try:
-            return _sent(HOW[draft.kind], self._client.create_ticket(draft.body, draft.key))
-        except Rejected as error:
+            reply = self._client.create_ticket(draft.body, draft.key)
+            if reply.ticket.external_id not in ("", item.subject_id):
+                raise Unavailable(
+                    "Zendesk answered with the ticket of another post: this is not the answer to our call"
+                )
+            return _sent(HOW[draft.kind], reply)
+        except (Rejected, AuthFailed) as error:
             if (error.code or "").startswith("IdempotentRequestError"):
                 if tickets := self._client.find_tickets(item.subject_id):
                     return Sent("ticket_found", str(tickets[0].id))
-            if draft.kind != FOLLOW_UP or draft.target is None:
+            if draft.kind != FOLLOW_UP or draft.target is None or error.status == 401:
                 raise
+            if isinstance(error, AuthFailed):
+                self.check()
         body, key = (
             self._ticket_body(item, in_place_of=int(draft.target)),
             _idempotency_key(item, "plain", item.attempts),
@@ -147,7 +156,9 @@ class ZendeskDestination(Destination):
             return Sent("note_found", str(ticket_id))
         try:
             reply = self._client.add_note(ticket_id, _draft(item).body)
-        except Rejected as refusal:
+        except ServiceError as refusal:
+            if not (isinstance(refusal, Rejected | AuthFailed) or refusal.status == 409) or refusal.status == 401:
+                raise
             return self._send_instead_of_note(item, ticket_id, refusal, refreeze)
         self._add_tags(ticket_id, item, reply.ticket.tags)
         return _sent("note_added", reply)
@@ -155,7 +166,7 @@ class ZendeskDestination(Destination):
     def _has_note(self, ticket_id: int, event_uuid: str) -> bool:
         try:
             return self._client.has_note(ticket_id, event_uuid)
-        except Rejected:
+        except (Rejected, AuthFailed):  # whether the ticket takes the note shows what is wrong
             return False
 
     def _add_tags(self, ticket_id: int, item: Item, known: Collection[str] = ()) -> None:
@@ -172,26 +183,33 @@ class ZendeskDestination(Destination):
         return self._send_note(refreeze(self._note_draft(item, str(ticket_id))), refreeze)
 
     def _send_instead_of_note(
-        self, item: Item, ticket_id: int, refusal: Rejected, refreeze: Callable[[Draft], Item]
+        self, item: Item, ticket_id: int, refusal: ServiceError, refreeze: Callable[[Draft], Item]
     ) -> Sent:
         """A closed ticket takes no note and gets a follow-up; one that was deleted gets a replacement. When the post
         has a newer ticket already, the note goes there, or that one is followed up."""
         tickets = self._client.find_tickets(item.subject_id)
         listed = next((ticket for ticket in tickets if ticket.id == ticket_id), None)
-        ticket = listed or self._client.show_ticket(ticket_id)  # the list leaves archived ones out
-        status = ticket.status if ticket else "deleted"
+        status = listed.status if listed else self._status(ticket_id)  # the list leaves archived ones out
         if not status and "status" in (refusal.code or ""):
             status = "closed"  # Zendesk does not say, but the status is what the note was refused for
-        if status not in ("closed", "deleted"):
+        if status not in TAKES_NO_NOTE:
             raise refusal
         if tickets and tickets[0].id > ticket_id:
             ticket_id, status = tickets[0].id, tickets[0].status
-        if status not in ("closed", "deleted"):
+        if status not in TAKES_NO_NOTE:
             return self._send_note_instead(item, ticket_id, refreeze)
-        kind = FOLLOW_UP if status == "closed" else REPLACEMENT
+        kind = REPLACEMENT if status == "deleted" else FOLLOW_UP
         body = self._ticket_body(item, follow_up_of=ticket_id if kind == FOLLOW_UP else None)
         draft = Draft(kind, body, _idempotency_key(item, "instead", ticket_id, item.attempts), str(ticket_id))
         return self._create(refreeze(draft), refreeze)
+
+    def _status(self, ticket_id: int) -> str:
+        """The ticket's status, "" when Zendesk does not say."""
+        try:
+            ticket = self._client.show_ticket(ticket_id)
+        except (Rejected, AuthFailed):
+            return ""
+        return ticket.status if ticket else "deleted"
 
     def _ticket_body(self, item: Item, **options: int | None) -> bytes:
         style = self._style.with_fields(self._fields_for(Subject.parse(item.payload)))

@@ -20,6 +20,9 @@ COMMENT_LIMIT = 64_000  # Zendesk takes about 65,000
 CUT_NOTICE = "… (cut here: the post is longer than Zendesk allows)"
 FILLED_IN = ("comment", "description", "external_id", "id", "subject", "via_followup_source_id")
 # Control characters but tab and line feed, and half surrogate pairs. Joiners stay: emoji are made with them.
+# Letters that are not made of a plain one and an accent.
+_STROKES = str.maketrans({**dict(zip("łøđħŧıðŋƀɨ", "lodhtidnbi", strict=True)), "æ": "ae", "œ": "oe", "þ": "th"})
+_carries_meaning = re.compile(r"[^a-z0-9\s_.,;:!?'\"()\[\]{}<>/\\|&–—‘’‚“”„«»‹›·•-]").search  # in a tag, if not there
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -147,15 +150,23 @@ def _tags(post: Post, style: Style) -> list[str]:
 
 
 def _label_tag(name: str) -> str:
-    """The name as a tag; where nothing of it can stay, a tag that is its own."""
+    """The name as a tag. When more than blanks and punctuation would be lost, it ends in a code of its own: C++ and C#
+    are two tags."""
+    plain = slug(name)
+    if len(_folded(name)) <= 80 and not _carries_meaning(_folded(name)):
+        return plain
     digest = hashlib.sha256(unicodedata.normalize("NFC", name).encode(errors="replace")).hexdigest()
-    return slug(name) or f"label-{digest[:8]}"
+    return f"{plain[:71] or 'label'}-{digest[:8]}"
 
 
 def slug(text: str) -> str:
-    """A tag Zendesk keeps whole: a-z, 0-9, _ and - only, 80 characters at most. Letters lose their accents."""
-    letters = [char for char in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(char)]
-    return re.sub(r"[^a-z0-9_-]+", "_", "".join(letters)).strip("_")[:80]
+    """A tag Zendesk keeps whole: a-z, 0-9, _ and - only, 80 characters at most. Letters lose accents and strokes."""
+    return re.sub(r"[^a-z0-9_-]+", "_", _folded(text)).strip("_")[:80]
+
+
+def _folded(text: str) -> str:
+    letters = unicodedata.normalize("NFKD", text.casefold()).translate(_STROKES)
+    return "".join(char for char in letters if not unicodedata.combining(char) and unicodedata.category(char) != "Cf")
 
 
 def printable(text: str) -> str:

@@ -1,7 +1,8 @@
 """The gate in front of a destination: when items may leave for it, as data and pure functions.
 
 All processes share it. While it is not open nothing leaves until `hold_until`; then one item does, the probe, and what
-becomes of it decides for everything that waits.
+becomes of it decides for everything that waits. While all items are refused alike though the destination works, those
+that have not been tried yet leave in rounds: waiting for one probe after the other would only starve a good one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 OPEN, LIMITED, OUTAGE, UNAUTHORISED, REFUSING = "open", "limited", "outage", "unauthorised", "refusing"
 BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 AUTH_BACKOFF_S = (5.0, 15.0, 30.0, 60.0)
+ROUND_S = AUTH_BACKOFF_S[0]  # from one round to the next
 MAX_HOLD_S = 3600.0  # no hold lasts longer: the clock was set back, or a header is nonsense
 CALLS_PER_ITEM = 3  # what one item may cost: two look-ups and a creation
 STREAK = 5  # different items in a row that fail alike: then it is the destination
@@ -53,8 +55,15 @@ class Gate:
         that is one: the caller makes sure that the probe before it has come back."""
         if self.held_for(now):
             return 0
-        if self.state != OPEN:
-            return min(free, 1)
+        return self._affordable(now, under_way, free) if self.state == OPEN else min(free, 1)
+
+    def round_places(self, now: float, under_way: int, free: int) -> int:
+        """How many items that have not failed yet may leave now as a round, whatever the hold of the others."""
+        if self.state != REFUSING or _remaining(self.held_at, min(self.hold_until, self.held_at + ROUND_S), now):
+            return 0
+        return self._affordable(now, under_way, free)
+
+    def _affordable(self, now: float, under_way: int, free: int) -> int:
         calls_left = self.calls_known(now)
         return free if calls_left is None else max(0, min(free, calls_left // CALLS_PER_ITEM - under_way))
 
@@ -62,8 +71,10 @@ class Gate:
         """The calls left in this window of the rate limit; None when that is not known."""
         return self.calls_left if _remaining(self.counted_at, self.window_ends_at, now) else None
 
-    def probing(self, item_id: int) -> Gate:
-        """The gate while this item is its probe."""
+    def probing(self, now: float, item_id: int) -> Gate:
+        """The gate while this item is its probe, or one of its round: no process begins another one at once."""
+        if self.state == REFUSING:
+            return replace(self, probe=item_id, hold_until=max(self.hold_until, now + ROUND_S), held_at=now)
         return self if self.state == OPEN else replace(self, probe=item_id)
 
     def counted(self, now: float, calls_left: int, reset_s: float) -> Gate:
@@ -109,9 +120,11 @@ class Gate:
         retry_after_s: float | None,
         likeness: str,
         item_id: int,
+        again: bool = False,
     ) -> Gate:
         """The destination works, but it refused this item or fails for it: open, unless too many different items in a
-        row failed alike. Then it closes in `state`, and stays closed until one is taken or fails otherwise."""
+        row failed alike. Then it closes in `state`, and stays closed until one is taken or fails otherwise: for a
+        moment, or longer each time when this one failed `again`, because then no other was left to be tried."""
         if version != self.version:
             return self
         alike = self.blamed.split() if likeness == self.blame else []
@@ -119,9 +132,13 @@ class Gate:
             alike = [*alike, str(item_id)]
         gate = replace(self, blame=likeness, blamed=" ".join(alike))
         if len(alike) >= STREAK:
-            did = "were refused" if state == REFUSING else "failed"
+            did = "were refused" if likeness.startswith("refused") else "failed"
             said = f"{reason[:400]}: {STREAK} different posts in a row {did} alike"
-            return gate._closed(now, state, said, retry_after_s, AUTH_BACKOFF_S)
+            closed = replace(gate, failures=self.failures if again or state == LIMITED else 0)._closed(
+                now, state, said, retry_after_s, AUTH_BACKOFF_S
+            )
+            # The other answers of a round count too.
+            return replace(closed, version=self.version) if state == self.state == REFUSING else closed
         return gate if self.state == OPEN else gate._changed(now, OPEN, "", 0.0)
 
     def after_check(self, now: float, version: int, opens: bool) -> Gate:

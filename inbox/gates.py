@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 from inbox.database import Row, Session
-from inbox.gate import OPEN, REFUSING, Gate
+from inbox.gate import CALLS_PER_ITEM, LIMITED, OPEN, REFUSING, Gate
 from inbox.items import REFUSED, Item, Outcome, Past
 
 _GATE_COLUMNS = [field.name for field in fields(Gate)]
@@ -46,20 +46,33 @@ def keep_gate(db: Session, destination: str, before: Gate, after: Gate) -> None:
 def moved_gate(gate: Gate, now: float, item: Item, outcome: Outcome, past: Past) -> Gate:
     """The gate after an attempt at an item."""
     gate, version, reason = _counted(gate, now, outcome), item.gate_version, outcome.reason or ""
-    refused_again = outcome.how == REFUSED and past.refused and gate.state == OPEN
+    again = past.refused or past.failing_since is not None
     if outcome.is_delivered:
         gate = gate.after_success(now, version)
     elif outcome.is_trouble and not outcome.item_only:
         gate = gate.after_failure(now, version, outcome.how, reason, outcome.retry_after_s)
-    elif not (outcome.shared or refused_again):
-        state = REFUSING if outcome.how == REFUSED else outcome.how
-        gate = gate.after_failed_item(now, version, state, reason, outcome.retry_after_s, outcome.likeness, item.id)
+    elif not (outcome.shared or (again and gate.state == OPEN)):
+        state, reason = LIMITED if outcome.how == LIMITED else REFUSING, outcome.of_all or reason
+        gate = gate.after_failed_item(
+            now, version, state, reason, outcome.retry_after_s, outcome.likeness, item.id, again
+        )
     return gate.within_limit(now)
 
 
+def judged(gate: Gate, now: float, outcome: Outcome) -> Outcome:
+    """The outcome of an attempt. A limit is not the account's while enough of its calls are left: then it is about this
+    one item."""
+    left = gate.calls_known(now) if outcome.calls_left is None else outcome.calls_left
+    alone = outcome.how == LIMITED and left is not None and left >= CALLS_PER_ITEM
+    return replace(outcome, item_only=True) if alone else outcome
+
+
 def checked_gate(gate: Gate, now: float, version: int, outcome: Outcome, opens: bool) -> Gate:
-    """The gate after a check of the destination. A refused one says nothing while the gate is open: an item may go."""
-    gate = _counted(gate, now, outcome)
+    """The gate after a check of the destination. One that fails alone says nothing; nor does a refused one while the
+    gate is open: an item may go."""
+    outcome, gate = judged(gate, now, outcome), _counted(gate, now, outcome)
+    if outcome.item_only:
+        return gate
     if outcome.is_trouble:
         return gate.after_failure(now, version, outcome.how, outcome.reason or "", outcome.retry_after_s)
     return gate if outcome.how == REFUSED else gate.after_check(now, version, opens)

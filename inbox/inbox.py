@@ -8,15 +8,17 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 from inbox import statements as sql
 from inbox.database import ConnectionsBusy, Database, DatabaseUnavailable, Row, Session, in_list, values_table
 from inbox.gate import LIMITED, OPEN, REFUSING, Gate
-from inbox.gates import checked_gate, keep_gate, locked_gate, moved_gate, read_gate
-from inbox.items import Claim, Counts, Draft, Item, NewItem, Outcome, Past, Settled
-from inbox.rows import attempt_values, composed, draft_values, item_of, row_of, settlement
+from inbox.gates import checked_gate, keep_gate, locked_gate, read_gate
+from inbox.items import Claim, Counts, Draft, Item, NewItem, Outcome, Settled
+from inbox.rows import composed, draft_values, item_of, row_of
 from inbox.schema import IS_PARKED, IS_PENDING
+from inbox.settling import settle_call
 
 CANNOT_COMPOSE = "the post cannot be turned into a message"
 ROWS_AT_ONCE = 100  # in one statement: each row has eight values, and SQLite may take only 999
@@ -88,31 +90,41 @@ class Inbox:
         """Takes up to `free` items that are due, for `lease_s` seconds, and freezes what each of them sends.
 
         Items in `under_way` are never claimed again, even when their lease is over. One that `compose` cannot turn into
-        a draft is parked and returned without a draft. With `pace_s` it takes one item, and for so many seconds no
-        process takes another one. When more than `above` are due and the gate is open, it takes them together.
+        a draft is parked and returned without a draft. With `pace_s` it takes one item, and no process takes another
+        one before that is settled and for so many seconds more. When more than `above` are due and the gate is open, it
+        takes them together.
         """
         with self._database.transaction() as db:
             before, now = locked_gate(db, destination)
             values: dict[str, Any] = {"destination": destination, "now": now}
             gate = self._despite_clock(db, before, values)
-            paced_s = gate.paced_for(now, pace_s)
-            under_way_anywhere = 0 if gate.calls_left is None else db.rows(sql.UNDER_WAY, values)[0][0]
-            free = 0 if paced_s or _probe_is_out(db, gate, now) else gate.places(now, under_way_anywhere, free)
-            rows: list[Row] = []
-            if free and above is not None and gate.state == OPEN:
-                rows = self._due(db, MOST_TOGETHER, under_way, values, sql.FIT_TOGETHER)
-            together = above is not None and len(rows) > above
-            if free and not together:
-                rows = self._due(db, min(free, 1) if pace_s else free, under_way, values)
+            one_is_out = pace_s and db.rows(sql.UNDER_WAY, values)[0][0]
+            paced_s = gate.paced_for(now, pace_s) or (pace_s if one_is_out else 0.0)
+            free = 0 if paced_s else min(free, 1) if pace_s else free
+            rows, together = self._leaving(db, gate, values, free, under_way, above)
             items = [composed(item_of(row, destination, now, gate.version), compose) for row in rows]
             sent = [item for item in items if item.draft]
             db.change_each(sql.CLAIM, [self._lease(item, now, lease_s) for item in sent])
             parked = [item for item in items if not item.draft]
             db.change_each(sql.PARK, [{"id": item.id, "reason": CANNOT_COMPOSE, "now": now} for item in parked])
             if sent:
-                gate = replace(gate.probing(sent[0].id), paced_until=now + pace_s if pace_s else gate.paced_until)
+                gate = _paced(gate.probing(now, sent[0].id), now, pace_s)
             keep_gate(db, destination, before, gate)
         return Claim(items, gate, max(gate.held_for(now), paced_s), together)
+
+    def _leaving(
+        self, db: Session, gate: Gate, values: dict[str, Any], free: int, under_way: Collection[int], above: int | None
+    ) -> tuple[list[Row], bool]:
+        """What leaves now, and whether it does so together."""
+        now, out = values["now"], 0 if gate.calls_left is None else db.rows(sql.UNDER_WAY, values)[0][0]
+        if rows := _due(db, values, under_way, gate.round_places(now, out, free), sql.UNTRIED, "DESC"):
+            return rows, False
+        free = 0 if free and _probe_is_out(db, values["destination"], gate, now) else gate.places(now, out, free)
+        if free and above is not None and gate.state == OPEN:
+            rows = _due(db, values, under_way, MOST_TOGETHER, sql.FIT_TOGETHER)
+            if len(rows) > above:
+                return rows, True
+        return _due(db, values, under_way, free), False
 
     def _despite_clock(self, db: Session, gate: Gate, values: dict[str, Any]) -> Gate:
         """Sees to it that nothing waits longer than it was to wait when the clock was set back; returns the gate."""
@@ -124,12 +136,6 @@ class Inbox:
             return gate
         db.change(sql.END_WAITS, values)
         return replace(gate, hold_until=0.0, window_ends_at=0.0)
-
-    def _due(
-        self, db: Session, free: int, under_way: Collection[int], values: dict[str, Any], more: str = ""
-    ) -> list[Row]:
-        among, ids = in_list(under_way or (0,))
-        return db.rows(sql.DUE.format(under_way=among, more=more), {**values, **ids, "free": free})
 
     def _lease(self, item: Item, now: float, lease_s: float) -> dict[str, Any]:
         first_sent_at = now - (item.sent_s_ago or 0.0)
@@ -149,33 +155,20 @@ class Inbox:
         with self._database.transaction() as db:
             db.change(sql.RENEW + among, {"owner": self.owner, "lease_s": lease_s, **values})
 
-    def settle(self, attempts: Sequence[tuple[Item, Outcome]]) -> list[Settled]:
-        """Records attempts at claimed items of one destination in one commit, and moves its gate by them. An item
-        whose lease another process has taken over is left alone."""
-        destination, answers = attempts[0][0].destination, []
+    def settle(self, attempts: Sequence[tuple[Item, Outcome]], pace_s: float = 0.0) -> list[Settled]:
+        """Records attempts at claimed items of one destination in one commit, and moves its gate by them; its pace
+        counts from now. An item whose lease another process has taken over is left alone."""
+        destination = attempts[0][0].destination
+        answers: list[Settled] = []
         with self._database.transaction() as db:
             first, now = locked_gate(db, destination)
-            gate = first
-            for item, outcome in attempts:
-                answers.append(self._settle(db, gate, now, item, outcome))
-                gate = answers[-1].after
+            gate = _paced(first, now, pace_s)
+            for _, call in groupby(attempts, key=lambda one: id(one[1])):  # what one call told of has one outcome
+                for settled in settle_call(db, self.owner, gate, now, list(call)):
+                    answers.append(settled)
+                    gate = settled.after
             keep_gate(db, destination, first, gate)
         return answers
-
-    def _settle(self, db: Session, before: Gate, now: float, item: Item, outcome: Outcome) -> Settled:
-        mine = {"id": item.id, "owner": self.owner, "attempts": item.attempts}
-        past = Past() if outcome.is_delivered else Past(*next(iter(db.rows(sql.PAST, mine)), ()))
-        gate = moved_gate(before, now, item, outcome, past)
-        db.change(sql.INSERT_ATTEMPT, {**mine, **attempt_values(outcome, now)})
-        columns = settlement(outcome, past, gate, now)
-        ours = db.change(sql.SETTLE, {**mine, **columns}) == 1
-        if columns["anew"]:
-            db.change(sql.COMPOSE_ANEW, mine)
-        put_back = 0
-        if gate.state == REFUSING and before.state != REFUSING:
-            among, values = in_list(map(int, gate.blamed.split()))
-            put_back = db.change(sql.PUT_BACK + among, {**values, "due_at": gate.hold_until})
-        return Settled(ours, columns["state"], columns["reason"], before, gate, put_back)
 
     # The gate
 
@@ -192,7 +185,7 @@ class Inbox:
         with self._database.transaction() as db:
             gate, now = locked_gate(db, destination)
             on_hold = gate.held_for(now) and not (despite_hold and gate.state != LIMITED)
-            if on_hold or _probe_is_out(db, gate, now):
+            if on_hold or _probe_is_out(db, destination, gate, now):
                 return None
             if gate.state != OPEN:
                 keep_gate(db, destination, gate, replace(gate, hold_until=now + for_s, held_at=now))
@@ -270,6 +263,20 @@ def _insert_new(db: Session, rows: Sequence[Row]) -> set[Row]:
     return set(db.rows(sql.INSERT.format(rows=table), values))
 
 
-def _probe_is_out(db: Session, gate: Gate, now: float) -> bool:
-    """Whether the probe is still under way."""
+def _probe_is_out(db: Session, destination: str, gate: Gate, now: float) -> bool:
+    """Whether the probe is still under way, or one of its round."""
+    if gate.state == REFUSING:
+        return bool(db.rows(sql.UNDER_WAY, {"destination": destination, "now": now})[0][0])
     return gate.probe is not None and bool(db.rows(sql.IS_OUT, {"id": gate.probe, "now": now}))
+
+
+def _due(
+    db: Session, values: dict[str, Any], under_way: Collection[int], free: int, more: str = "", order: str = ""
+) -> list[Row]:
+    among, ids = in_list(under_way or (0,))
+    statement = sql.DUE.format(under_way=among, more=more, order=order)
+    return db.rows(statement, {**values, **ids, "free": free}) if free else []
+
+
+def _paced(gate: Gate, now: float, pace_s: float) -> Gate:
+    return replace(gate, paced_until=now + pace_s) if pace_s else gate

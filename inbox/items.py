@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,7 +73,8 @@ class Outcome:
 
     `took_s` is in seconds; `status`, `code` and `request_id` are those of the answer; `calls_left` and `reset_s` say
     what is left of the account's rate limit. What the answer does not say is None. `item_only`: the destination works,
-    only this item fails. `shared`: the attempt was one call for several items, and proves nothing about each of them.
+    only this item fails; `of_all` is the reason when it turns out that all fail so. `shared`: the attempt was one call
+    for several items, and proves nothing about each of them.
     """
 
     how: str
@@ -86,10 +88,11 @@ class Outcome:
     calls_left: int | None = None
     reset_s: float = 0.0
     item_only: bool = False
+    of_all: str | None = None
     shared: bool = False
 
     def __post_init__(self) -> None:
-        for name, most in (("reason", 500), ("code", 500), ("request_id", 255), ("reference", 255)):
+        for name, most in (("reason", 500), ("of_all", 500), ("code", 500), ("request_id", 255), ("reference", 255)):
             object.__setattr__(self, name, storable(getattr(self, name), most))
 
     @property
@@ -104,14 +107,15 @@ class Outcome:
 
     @property
     def likeness(self) -> str:
-        """The same text for failures of one kind."""
-        return f"{self.how} {self.status or ''} {self.code or ''}".strip()[:200]
+        """The same text for failures of one kind: words with a digit are references and differ each time."""
+        code = re.sub(r"[\w-]*\d[\w-]*", "#", self.code or "")
+        return f"{self.how} {self.status or ''} {code}".strip()[:200]
 
 
 @dataclass(frozen=True)
 class Past:
-    """What an item went through before an attempt: how often it failed though its destination worked, since when, and
-    whether it was refused."""
+    """What an item went through before an attempt: how often it failed though its destination worked, since when it
+    did so alone, and whether it was refused."""
 
     failures: int = 0
     failing_since: float | None = None

@@ -91,14 +91,16 @@ def settlement(outcome: Outcome, past: Past, gate: Gate, now: float) -> dict[str
     if not outcome.is_delivered:
         with_all = gate.all_alike and gate.blame == outcome.likeness
         failures, since = past.failures, past.failing_since
-        if with_all or (outcome.is_trouble and not outcome.item_only):
+        of_gate = outcome.is_trouble and not outcome.item_only
+        if not of_gate:
+            failures, since = failures + 1, since if outcome.shared else min(now, since or now)
+        if with_all or of_gate:
             state, due_at = PENDING, now if gate.state == OPEN else gate.hold_until
         elif outcome.how == REFUSED:
             state = PARKED
         else:
-            state, held_at, failures, since = PENDING, now, failures + 1, min(now, since or now)
-            due_at = now + retry_delay_s(failures, outcome.retry_after_s)
-            if failures >= MOST_FAILURES and now - since >= FAILING_FOR_S:
+            state, held_at, due_at = PENDING, now, now + retry_delay_s(failures, outcome.retry_after_s)
+            if since and failures >= MOST_FAILURES and now - since >= FAILING_FOR_S:
                 state, reason = PARKED, _why_given_up(outcome, failures, since, gate, now)
     return {
         "state": state,

@@ -45,8 +45,9 @@ WHERE {IS_DESTINATIONS} AND {_IS_DUE}
     AND NOT EXISTS (SELECT 1 FROM items AS other WHERE subject_id = item.subject_id
         AND destination = item.destination AND {IS_PENDING_UNINDEXED} AND id <> item.id
         AND (id < item.id OR id IN {{under_way}} OR {IS_LEASED}))
-ORDER BY next_attempt_at, item.id LIMIT :free FOR UPDATE OF item SKIP LOCKED"""
+ORDER BY next_attempt_at {{order}}, item.id {{order}} LIMIT :free FOR UPDATE OF item SKIP LOCKED"""
 FIT_TOGETHER = "AND failures = 0"  # one that made a common call fail is sent alone
+UNTRIED = "AND failing_since IS NULL"  # it has not failed alone
 UNDER_WAY = f"SELECT count(*) FROM items WHERE {IS_DESTINATIONS} AND {IS_LEASED}"
 IS_OUT = f"SELECT 1 FROM items WHERE id = :id AND {IS_PENDING_UNINDEXED} AND {IS_LEASED}"
 # :clock, not :now: the claim may have waited for the gate, and a lease begins with its commit.
@@ -67,11 +68,15 @@ END_WAITS = f"UPDATE items SET held_at = NULL WHERE {IS_DESTINATIONS} AND owner 
 
 PAST = """SELECT failures, failing_since, EXISTS (SELECT 1 FROM attempts WHERE item_id = :id AND outcome = 'refused')
     FROM items WHERE id = :id"""
-INSERT_ATTEMPT = """INSERT INTO attempts (item_id, number, at, took_s, outcome, status, code, request_id)
-    VALUES (:id, :attempts, :at, :took_s, :how, :status, :code, :request_id)"""
-SETTLE = f"""UPDATE items SET owner = NULL, state = :state, reason = :reason, reference = :reference,
+_ATTEMPT = "INSERT INTO attempts (item_id, number, at, took_s, outcome, status, code, request_id)"
+INSERT_ATTEMPT = f"{_ATTEMPT} VALUES (:id, :attempts, :at, :took_s, :how, :status, :code, :request_id)"
+_ALL_MINE = f"{IS_PENDING_UNINDEXED} AND owner = :owner AND id IN "
+INSERT_ATTEMPTS = f"""{_ATTEMPT} SELECT id, attempts, :at, :took_s, :how, :status, :code, :request_id FROM items
+    WHERE {_ALL_MINE}"""
+_OUTCOME = """UPDATE items SET owner = NULL, state = :state, reason = :reason, reference = :reference,
     next_attempt_at = :next_attempt_at, settled_at = :settled_at, held_at = :held_at, failures = :failures,
-    failing_since = :failing_since WHERE {_MINE}"""
+    failing_since = :failing_since WHERE """
+SETTLE, SETTLE_ALL = _OUTCOME + _MINE, _OUTCOME + _ALL_MINE
 _ANEW = "body = NULL, first_sent_at = 0.0"  # it is composed anew, and may have been delivered already
 COMPOSE_ANEW = f"UPDATE items SET {_ANEW} WHERE id = :id AND {IS_PENDING_UNINDEXED} AND owner IS NULL"
 PUT_BACK = f"""UPDATE items SET state = '{PENDING}', {_ANEW}, settled_at = NULL, next_attempt_at = :due_at

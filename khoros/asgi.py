@@ -59,7 +59,8 @@ class Asgi:
         proto = headers.get(b"x-forwarded-proto", scope["scheme"].encode()).rpartition(b",")[2].strip()
         answer = partial(_send_json, send, proto == b"https")
         try:
-            self._receiver.admit(headers.get(b"authorization", b"").decode("latin-1"))
+            given = [value for field, value in scope["headers"] if field == b"authorization"]
+            self._receiver.admit(b",".join(given).decode("latin-1"))
             receipt = await self._receive(headers, receive, name, at)
             await answer(202, vars(receipt), {})
         except ConnectionError:
@@ -145,16 +146,22 @@ class Asgi:
             log.info("request", method=scope["method"], path=scope["path"], **took)
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _as_bytes(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+
+
+_HEADERS = {
+    https: _as_bytes({"Content-Type": "application/json", **secure_headers(https=https)}) for https in (False, True)
+}
+
+
 async def _send_json(
     send: Send, https: bool, status: int, answer: Mapping[str, object], more: Mapping[str, str]
 ) -> None:
-    body = json.dumps(answer, separators=(",", ":")).encode()
-    fields = {
-        "Content-Type": "application/json",
-        "Content-Length": str(len(body)),
-        **secure_headers(https=https),
-        **more,
-    }
-    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in fields.items()]
+    body = _encode(answer).encode()
+    headers = [*_HEADERS[https], (b"content-length", b"%d" % len(body)), *_as_bytes(more)]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

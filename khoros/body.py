@@ -6,15 +6,20 @@ import json
 import math
 import re
 import zlib
+from base64 import b64encode
 from dataclasses import dataclass
 from urllib.parse import unquote_plus
 
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from events import read_number
+
 BODY_LIMIT = 1024 * 1024  # bytes of one notification, also unpacked, and of what is committed together
 PACKED_PIECE = 1024  # bytes that are unpacked at once: what comes before an error is kept
 LAYERS = 4  # of packing
 NOT_JSON, TOO_DEEP = "the body is not JSON", "the body is nested too deeply to be read"
+NOT_TEXT = "the body is no text, or packed in an unknown way: it is kept as base64"
+_begins_like_data = re.compile(rb"[\s\0\xef\xbb\xbf\xfe\xff]*([{\[\"]|\w{1,40}=)").match
 _find_charset = re.compile(
     r"charset\s*=\s*[\"']?((?:iso|latin|win|cp|ibm|mac|utf|koi8|shift|sjis|euc|gb|big5)[\w.-]{0,30})"
 )
@@ -22,8 +27,8 @@ _find_charset = re.compile(
 
 @dataclass(frozen=True)
 class Body:
-    """What was read: the JSON values. Unless the body is plain JSON, `text` is all of it; `fault` says why some of it
-    could not be read. An empty body has no values and no text."""
+    """What was read: the JSON values. Unless the body is plain JSON, `text` is all of it, in base64 when it is no text.
+    `fault` says why some of it could not be read. An empty body has no values and no text."""
 
     raws: list[object]
     text: str = ""
@@ -34,32 +39,54 @@ def unpacked(body: bytes, encoding: str) -> bytes:
     """The body as it was before it was packed, by gzip or deflate, once or more often. What it looks like counts more
     than the Content-Encoding; what cannot be unpacked stays as it is. Raises RequestEntityTooLarge."""
     for _ in range(LAYERS):
-        head = int.from_bytes(body[:2])
         if body[:1] in (b"{", b"["):
             break
-        if body[:2] == b"\x1f\x8b" or (head & 0x0F00 == 0x0800 and head % 31 == 0):  # gzip, or zlib by RFC 1950
+        if _has_head(body):
             found = _inflated(body, zlib.MAX_WBITS + 32)
         else:
-            found = _inflated(body, -zlib.MAX_WBITS) if "deflate" in encoding.lower() else None
+            found = _inflated(body, -zlib.MAX_WBITS) if "deflate" in encoding.lower() or not _is_utf8(body) else None
         if found is None:
             break
         body = found
     return body
 
 
+def _has_head(data: bytes) -> bool:
+    """Whether it begins like gzip, or like zlib by RFC 1950."""
+    head = int.from_bytes(data[:2])
+    return head == 0x1F8B or (head & 0x0F00 == 0x0800 and head % 31 == 0)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _inflated(body: bytes, wbits: int) -> bytes | None:
-    """What comes out, up to an error; None when it makes no sense."""
-    unpacker, found = zlib.decompressobj(wbits), bytearray()
-    for at in range(0, len(body), PACKED_PIECE):
+    """What comes out, up to an error; None when it makes no sense. Several packed parts may follow one another."""
+    unpacker, found, at, step = zlib.decompressobj(wbits), bytearray(), 0, PACKED_PIECE
+    while at < len(body):
+        before = unpacker.copy() if step > 1 else unpacker
         try:
-            found += unpacker.decompress(body[at : at + PACKED_PIECE], BODY_LIMIT + 1 - len(found))
+            found += unpacker.decompress(body[at : at + step], BODY_LIMIT + 1 - len(found))
         except zlib.error:
-            break
+            if step == 1:
+                break
+            unpacker, step = before, 1  # up to the byte that is wrong
+            continue
         if len(found) > BODY_LIMIT:
             raise RequestEntityTooLarge
+        at = min(at + step, len(body)) - len(unpacker.unused_data)
+        if unpacker.eof and (wbits < 0 or not _has_head(body[at : at + 2])):
+            break
         if unpacker.eof:
-            return bytes(found)
-    return bytes(found) if found.lstrip().startswith((b"{", b"[")) else None
+            unpacker = zlib.decompressobj(wbits)
+    is_whole = unpacker.eof and (wbits > 0 or at == len(body))
+    makes_sense = _begins_like_data(found) or (found and body[:1] == b"\x1f")  # gzip's head is no coincidence
+    return bytes(found) if is_whole or makes_sense else None
 
 
 def parse_body(body: bytes, content_type: str = "") -> Body:
@@ -67,17 +94,35 @@ def parse_body(body: bytes, content_type: str = "") -> Body:
     try:
         raw = _STRICT.decode(body.decode())
     except (ValueError, RecursionError):
-        return _objects_in(_decoded(body, content_type))
+        found = _objects_in(_decoded(body, content_type))
+        if found.raws or not found.fault or _is_utf8(body) or _begins_like_data(body):
+            return found
+        return Body([], b64encode(body).decode(), NOT_TEXT)
     if isinstance(raw, str) and "{" in raw:  # JSON within JSON
         return _objects_in(raw)
-    is_array = isinstance(raw, list) and any(isinstance(one, dict) for one in raw)
-    return Body(raw if is_array else [raw])
+    entries = _entries_of(raw) if isinstance(raw, list) else []
+    return Body(entries if any(isinstance(one, dict) for one in entries) else [raw])
+
+
+def _entries_of(array: list[object]) -> list[object]:
+    """The entries of an array and of the arrays in it."""
+    found: list[object] = []
+    todo = array[::-1]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, list):
+            todo += one[::-1]
+        else:
+            found.append(one)
+    return found
 
 
 def _decoded(body: bytes, content_type: str) -> str:
     """The body in the charset that it seems to have, otherwise in the declared one; bad bytes are replaced. Nothing but
     ASCII is in the declared one: it may be a charset of escapes."""
     seems = json.detect_encoding(body)
+    if 2 * (body.count(b'"\0') + body.count(b'\0"')) < body.count(b'"'):  # in UTF-16 and 32 each is beside a NUL
+        seems = "utf-8"
     declared = _find_charset.search(content_type.lower())
     charsets = [seems, declared[1]] if declared else [seems]
     for charset in reversed(charsets) if body.isascii() else charsets:
@@ -100,6 +145,8 @@ def _objects_in(text: str) -> Body:
         try:
             raw, end = _TOLERANT.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
+            if "\0" in text:
+                return _objects_in(text.replace("\0", ""))
             return Body(found, text, TOO_DEEP if isinstance(error, RecursionError) else NOT_JSON)
         found.append(raw)
         at = text.find("{", end)
@@ -116,4 +163,4 @@ def _finite(digits: str) -> float | None:
 
 
 _STRICT = json.JSONDecoder(parse_constant=_nothing, parse_float=_finite)
-_TOLERANT = json.JSONDecoder(parse_constant=_nothing, parse_float=_finite, strict=False)
+_TOLERANT = json.JSONDecoder(parse_constant=_nothing, parse_float=_finite, parse_int=read_number, strict=False)

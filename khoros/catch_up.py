@@ -27,12 +27,12 @@ from dates import read_date
 from events import Unreadable, as_object
 from inbox.facts import Facts
 from khoros.receive import Receiver
-from khoros_client import PAGE_SIZE, Garbled, KhorosClient
+from khoros_client import OVERLONG, PAGE_SIZE, Garbled, KhorosClient
 from outbound import Rejected, ServiceError, Unavailable
 
 PAGES = 50  # of up to 100 events, at most, for each of the three parts
 ROUND_PAGES = 3  # between head and tail, at least
-GARBLED = 20  # single events in one poll that are no JSON; with more of them the whole list is at fault
+GARBLED = 20  # single events in one poll that are no JSON and new; with more of them the whole list may be at fault
 MET_LIMIT = 100_000  # events that a process remembers, by a number for each
 POLL_TURN_S = 20.0  # how long the other processes wait when one is killed in its turn; two polls at once do no harm
 OFF_S = 3600.0
@@ -172,7 +172,7 @@ class CatchUp:
             if offset >= before:
                 break
             page = self._page(poll, offset)
-            keys = [_key(raw) for raw in page]
+            keys = [_key(raw, offset) for raw in page]
             if poll.read.issuperset(keys):
                 return offset, True
             poll.read.update(keys)
@@ -192,8 +192,7 @@ class CatchUp:
             except Unavailable as error:
                 if poll.limit > 1 and error.status == 200:
                     poll.limit //= 2
-                elif isinstance(error, Garbled) and poll.garbled < GARBLED and self._is_alone(poll, offset, error):
-                    poll.garbled += 1
+                elif isinstance(error, Garbled) and self._is_event(poll, offset, error):
                     return [error.text]
                 else:
                     raise
@@ -202,12 +201,18 @@ class CatchUp:
                     raise
                 return []  # there is nothing so far behind
 
-    def _is_alone(self, poll: _Poll, offset: int, error: Garbled) -> bool:
-        """Whether the event at this offset is what cannot be read: for the next one Khoros answers something else."""
+    def _is_event(self, poll: _Poll, offset: int, error: Garbled) -> bool:
+        """Whether the event at this offset is what cannot be read: it is known already, or for the next one Khoros
+        answers something else."""
+        if _key(error.text, offset) in self._met:
+            return True
+        poll.garbled += 1
+        if poll.garbled > GARBLED:
+            return False
         try:
             self._khoros.events(poll.source.uuid, offset=offset + 1, limit=1)
         except Garbled as following:
-            return following.text != error.text
+            return error.text == OVERLONG or following.text != error.text
         return True
 
     def _take(self, poll: _Poll, key: int, raw: Any) -> bool:
@@ -219,8 +224,9 @@ class CatchUp:
             self._too_old.append(date)
         else:
             doubtful = isinstance(raw, dict) and date is None and not poll.source.only_source
+            attention = UNDATED if doubtful else OVERLONG if raw == OVERLONG else ""
             try:
-                receipt = self._receiver.take(raw, source="poll", attention=UNDATED if doubtful else "")
+                receipt = self._receiver.take(raw, source="poll", attention=attention)
                 poll.accepted += receipt.accepted
             except Unreadable:  # it is kept for a person
                 pass
@@ -230,9 +236,9 @@ class CatchUp:
         return True
 
 
-def _key(raw: Any) -> int:
+def _key(raw: Any, offset: int) -> int:
     """A number for an event as it is listed. Another event may have the same uuid, so all of it counts."""
     try:
-        return hash(json.dumps(raw))
+        return hash((raw, offset) if raw == OVERLONG else json.dumps(raw))
     except RecursionError:
         return hash(str(as_object(raw).get("eventUuid")))

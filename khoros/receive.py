@@ -112,6 +112,8 @@ class Receiver:
         """Checks the Authorization header before the body is read. Raises Refusal unless it has one of our tokens."""
         if not authorised(authorization, self._tokens):
             message = "The Authorization header does not hold our bearer token."
+            if "," in authorization:  # as servers join several
+                message = "There is more than one Authorization header, or a comma in it: send our bearer token alone."
             raise Refusal(401, "Unauthorized", message, {"WWW-Authenticate": "Bearer"})
 
     def note_misdirected(self, authorization: str, address: str, request_id: str) -> None:
@@ -146,7 +148,7 @@ class Receiver:
         try:
             reading = read_event(raw, self._company_id, self._matches, source, request_id)
         except Unreadable as error:
-            self._keep([keep_unreadable(raw, str(error), source, request_id)])
+            self._keep([keep_unreadable(raw, attention or str(error), source, request_id)])
             raise
         if attention:
             items = (replace(item, reason=item.reason or attention) for item in reading.items)

@@ -188,6 +188,8 @@ def explain(error: ServiceError | DatabaseUnavailable) -> tuple[str, str]:
 def advice(reason: str) -> str:
     """What to do about an error of a client, or about a gate's reason."""
     known = (to_do for words, to_do in ADVICE.items() if words in reason)
+    if UNUSABLE in reason:
+        known = (to_do for service, to_do in ADDRESSES.items() if service in reason)
     return next(known, "Try again in a minute; if it stays, look at that service's status page or ask its support.")
 
 
@@ -204,7 +206,15 @@ def why_it_waits(relay: Relay, waiting: Sequence[Record], otherwise: str) -> str
 OAUTH_CLIENTS = "Zendesk Admin Center > Apps and integrations > APIs > OAuth clients"
 KHOROS_ADDRESS = "Correct KHOROS_API_URL; normally it is not set at all."
 ZENDESK_ADDRESS = "Correct ZENDESK_API_URL to the account's own address, like https://acme.zendesk.com."
+UNUSABLE = "its address is not usable"
+ADDRESSES = {
+    "Khoros (": KHOROS_ADDRESS,
+    "Zendesk (": ZENDESK_ADDRESS,
+    "Slack (": "Correct SLACK_API_URL; normally it is not set at all.",
+    "cannot be called": "Correct that address in ROUTES, or PUBLIC_URL.",
+}
 ADVICE = {
+    "refuses this one post": "It is tried again for an hour. To give it up: flask --app app inbox discard ID",
     "Developer Inactive": "Sign in to Khoros as the relay's user, get a new access token, set SPREDFAST_API_TOKEN.",
     "does not allow this application": "Check SPREDFAST_COMPANY_ID; if it is right, ask Khoros support to "
     "enable the token's client id for that company.",

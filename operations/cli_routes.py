@@ -1,4 +1,4 @@
-"""The commands about routes: `routes`, and `send-test`, which sends a test event through them."""
+"""The commands about routes: `routing`, and `send-test`, which sends a test event through them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_SERVICE = "Does a service run? Without one: flask --app app deliver --once"
 WORST_FIRST = (PARKED, PENDING, DISCARDED, DELIVERED)
 
 
-@command("routes", has_json=True)
+@command("routing", has_json=True)  # Flask has a command of its own named routes
 def list_routes(relay: Relay, as_json: bool) -> None:
     """List which events go where.
 
@@ -61,7 +61,7 @@ class Trial:
 def send_test(relay: Relay, route: str, wait_s: int, as_json: bool) -> None:
     """Send a test event through the whole path.
 
-    ROUTE is a number or some words of a line that `routes` lists, or: all. Without it the first line is tried. Makes a
+    ROUTE is a number or some words of a line that `routing` lists, or: all. Without it the first line is tried. Makes a
     ticket, a message or a webhook wherever such an event goes.
     """
     chosen = choose(relay.routes.routes, route)
@@ -90,7 +90,7 @@ def choose(routes: Sequence[Route], wanted: str) -> Sequence[Route]:
     else:
         found = [one for one in routes if wanted.casefold() in f"{one.words} {one.destination}".casefold()]
     if len(found) != 1:
-        fail(f"{len(found) or 'no'} routes are called {wanted}: give a number of: flask --app app routes")
+        fail(f"{len(found) or 'no'} routes are called {wanted}: give a number of: flask --app app routing")
     return found
 
 

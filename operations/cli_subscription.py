@@ -106,7 +106,7 @@ def wanted_names(relay: Relay, event: str | None) -> Sequence[str]:
         return wanted
     names = [name for name in wanted if name in EVENTS.get(event, ())]
     if not names:
-        fail(f"no route wants the event {event}. See: flask --app app routes")
+        fail(f"no route wants the event {event}. See: flask --app app routing")
     return names
 
 

@@ -72,6 +72,11 @@ class Health:
         return {name: one for name, one in self.waiting.items() if name and name not in self.gates}
 
     @property
+    def names(self) -> list[str]:
+        """The destinations: those of ROUTES, and those that no line names any more."""
+        return [*self.gates, *self.abandoned]
+
+    @property
     def closed(self) -> dict[str, Gate]:
         """The gates that are not open."""
         return {name: gate for name, gate in self.gates.items() if gate.state != OPEN}
@@ -128,7 +133,7 @@ def public_health(health: Health | None) -> dict[str, Any]:
         "store": "unavailable" if health.fault else "ok",
         "subscription": {"state": max(states, key=_severity, default=SUBSCRIBED)},
         "subscriptions": {name: _public_subscription(health, name) for name in health.subscriptions},
-        **{mask_emails(name): _public_destination(health, name) for name in (*health.gates, *health.abandoned)},
+        **{mask_emails(name, health.names): _public_destination(health, name) for name in health.names},
         "pending": counts.pending,
         "parked": counts.parked,
         "oldest_pending_s": _rounded(counts.oldest_pending_s),

@@ -56,7 +56,7 @@ BROKEN = re.compile(r"Traceback|event=[a-z]+_broken|event=database_unavailable|[
 
 # Ids and labels are logged on purpose, also when the fuzz has put a text in them.
 IDS = re.compile(r' (post|event_uuid|event_name|word)=("([^"\\]|\\.)*"|\S+)')
-BLANK = b"\0 \t\r\n\xef\xbb\xbf\xfe\xff"  # a body of nothing but these holds nothing
+is_blank = re.compile(rb"(?:[\0 \t\r\n]|\xef\xbb\xbf|\xfe\xff|\xff\xfe)*").fullmatch  # blanks and byte order marks
 ROUTES = Routes.read(Reader({"SPREDFAST_LABEL_NAME": "CreateCase"}, ROUTES_VARIABLES))
 
 
@@ -104,7 +104,7 @@ def must_be(sent: Sent) -> tuple[int, set[tuple[str, str]]]:
         return 413, set()
     if len(sent.body) > BODY_LIMIT:
         return 413, set()
-    if not body.strip(BLANK):
+    if is_blank(body):
         return 400, set()
     readings = read_body(body, sent.headers.get("Content-Type", ""), 123, ROUTES.matches, None)
     rows = {(item.event_uuid, item.subject_id) for reading in readings for item in reading.items}

@@ -208,7 +208,7 @@ def say(line: str) -> None:
 
 
 def print_log_line(line: str) -> None:
-    """Prints a line of the relay's log, but not the requests for /health that the demo's page makes."""
+    """Prints a line of the relay's log, but not the requests for /health and /metrics that the demo's page makes."""
     if not is_health_check(line):
         say(line)
 

@@ -29,6 +29,7 @@ class Call:
     body: bytes = field(repr=False)  # of the request
     headers: Mapping[str, str] = field(repr=False)  # of the request, names in lower case
     answer: bytes = field(default=b"", repr=False)
+    answered_at: float = 0.0  # when the answer left, by the fake's clock
 
 
 class Recorder:
@@ -81,6 +82,7 @@ class Recorder:
             body=body,
             headers={"content-type": environ.get("CONTENT_TYPE", ""), **sent},
             answer=answer,
+            answered_at=self._clock(),
         )
         with self._lock:
             self._calls.append(call)

@@ -28,8 +28,8 @@ def read_line(number: int, line: str) -> LogLine:
 
 
 def is_health_check(line: str) -> bool:
-    """Whether the line is about a request for /health, which the demo's page makes all the time."""
-    return "event=request " in line and "path=/health " in line
+    """Whether the line is about a request for /health or /metrics, which the demo's page makes all the time."""
+    return "event=request " in line and ("path=/health " in line or "path=/metrics " in line)
 
 
 def _unquoted(value: str) -> str:

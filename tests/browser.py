@@ -1,7 +1,7 @@
 """A real browser for the tests of pages, and axe-core, which finds faults of accessibility.
 
-Nothing is downloaded: the tests use the browser of this machine. Without one, or without axe-core, the tests that need
-it are deselected. .ci/run installs both and sets BROWSER_TESTS=required: there they fail instead.
+Nothing is downloaded: the tests use the browser of this machine. They take as long as all others together, so they run
+by `make browser` alone, which sets BROWSER_TESTS=only.
 """
 
 from __future__ import annotations
@@ -27,17 +27,12 @@ PATIENCE_MS = 30_000
 
 
 def deselect_browser_tests(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Takes the tests out of `items` that need a browser or axe-core which this machine does not have."""
-    if os.environ.get("BROWSER_TESTS") == "required":
-        return
-    without = [item for item in items if "browser" in getattr(item, "fixturenames", ()) and not _can_run(item)]
-    if without:
-        items[:] = [item for item in items if item not in without]
-        config.hook.pytest_deselected(items=without)
-
-
-def _can_run(item: pytest.Item) -> bool:
-    return find_browser() is not None and (AXE.exists() or "axe" not in item.name)
+    """Leaves in `items` either the tests that need a browser, or the others."""
+    only = os.environ.get("BROWSER_TESTS") == "only"
+    others = [item for item in items if ("browser" in getattr(item, "fixturenames", ())) != only]
+    if others:
+        items[:] = [item for item in items if item not in others]
+        config.hook.pytest_deselected(items=others)
 
 
 def find_browser() -> str | None:

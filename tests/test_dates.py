@@ -90,3 +90,11 @@ def test_no_words_break_the_reading_of_a_date(words: list[str]) -> None:
 )
 def test_a_date_that_is_not_sure_is_none(value: object) -> None:
     assert read_date(value) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Wed Apr 12 09:01:11 CDT 0001", "0001-01-01T00:00:00Z", "Wed Apr 12 09:01:11 +1200 0017", "12 Apr 17 09:01 +1000"],
+)
+def test_a_year_before_1000_is_no_date(text: str) -> None:
+    assert read_date(text) is None

@@ -280,6 +280,7 @@ def test_ci_runs_the_tests_and_the_demo() -> None:
     assert os.access(script, os.X_OK)
     assert re.findall(r"^make .*$", script.read_text(encoding="utf-8"), re.MULTILINE) == [
         "make test",
+        "make browser",
         "make demo ARGS=--once",
     ]
     assert "- run: .ci/run\n" in text(".github/workflows/ci.yml")
@@ -287,7 +288,7 @@ def test_ci_runs_the_tests_and_the_demo() -> None:
 
 def test_ci_leaves_out_no_test_that_a_developers_machine_may_lack_the_means_for() -> None:
     before = text(".ci/run").partition("\nmake test\n")[0]
-    assert "\nexport BROWSER_TESTS=required POOLER_TESTS=required\n" in before and "missing+=(pgbouncer)" in before
+    assert "\nexport POOLER_TESTS=required\n" in before and "missing+=(pgbouncer)" in before
     assert f"\nnpm install --loglevel=error --no-save --prefix {AXE_FOLDER.name} axe-core@{AXE_VERSION}\n" in before
     for browser in BROWSERS:
         assert f" {browser} " in before

@@ -12,7 +12,7 @@ import responses
 from contracts import validate
 
 from events import LABEL_APPLIED, RULE_APPLIED
-from khoros_client import Garbled, KhorosClient, Label, Subscription, Upserted, read_khoros_answer
+from khoros_client import OVERLONG, Garbled, KhorosClient, Label, Subscription, Upserted, read_khoros_answer
 from outbound import Answer, AuthFailed, Rejected, ServiceError, Unavailable
 
 BASE = "https://api.spredfast.com/v2"
@@ -435,3 +435,17 @@ def test_a_redirect_gets_no_second_request(khoros: responses.RequestsMock, clien
     with pytest.raises(Rejected):
         client.whoami()
     assert len(khoros.calls) == 1
+
+
+def test_a_page_that_is_too_long_is_data_that_cannot_be_read(
+    khoros: responses.RequestsMock, client: KhorosClient
+) -> None:
+    khoros.get(f"{BASE}/events/data/s-1", body=b'["' + b"x" * (9 << 20))
+    with pytest.raises(Garbled) as caught:
+        client.events("s-1", offset=0, limit=1)
+    assert (caught.value.text, caught.value.status) == (OVERLONG, 200)
+
+
+def test_a_number_of_thousands_of_digits_is_text() -> None:
+    digits = "9" * 5000
+    assert read_khoros_answer(Answer(200, {}, f'{{"data": [{digits}, 7]}}'.encode())) == [digits, 7]

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from proofs.mutations import MUTATIONS, PROOFS, ROOT, Mutation, find
+from proofs.mutation import Mutation, find
+from proofs.mutations import MUTATIONS, PROOFS, ROOT
 
 SOURCE = '''
 LIMIT = 5

@@ -114,6 +114,11 @@ def test_a_body_is_json_or_none(body: bytes, expected: object) -> None:
         pytest.param("93", 93.0, id="seconds"),
         pytest.param(" 93 ", 93.0, id="blanks"),
         pytest.param("1.5", 1.5, id="a fraction"),
+        pytest.param("1", 1.0, id="one second"),
+        pytest.param("0.001", None, id="less than a second"),
+        pytest.param("0.001, 47", 47.0, id="less than a second, and seconds"),
+        pytest.param("2015-10-21T07:28:00Z", None, id="a date gone by, as ISO 8601 has it"),
+        pytest.param("9999-99-99T07:28:00Z", None, id="no date, as ISO 8601 has it"),
         pytest.param("50, 47", 50.0, id="two, as two proxies write them"),
         pytest.param("0, 47", 47.0, id="the second is usable"),
         pytest.param("soon,,47", 47.0, id="the third is usable"),
@@ -144,6 +149,14 @@ def test_retry_after_is_the_first_usable_wait_in_seconds_or_none(value: str, exp
 def test_retry_after_may_be_a_date(form: str, zone: str) -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=600), usegmt=True).replace("GMT", zone)
     wait_s = Answer(503, {"Retry-After": form.format(date)}).retry_after_s
+    assert wait_s is not None
+    assert 500 < wait_s <= 600
+
+
+@pytest.mark.parametrize("zone", ["", "Z", "+00:00"])
+def test_retry_after_may_be_a_date_of_iso_8601(zone: str) -> None:
+    date = (datetime.now(UTC) + timedelta(seconds=600)).strftime("%Y-%m-%dT%H:%M:%S")
+    wait_s = Answer(503, {"Retry-After": date + zone}).retry_after_s
     assert wait_s is not None
     assert 500 < wait_s <= 600
 
@@ -460,6 +473,32 @@ def test_a_slow_answer_that_is_whole_in_time_is_an_answer_and_its_connection_is_
             thread.join(5)
     assert [(answer.status, answer.body) for answer in answers] == [(200, b"{}")] * 2
     assert len(set(callers)) == 1
+
+
+@pytest.mark.parametrize(
+    "early",
+    [
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n",
+        b"HTTP/1.1 102 Processing\r\n\r\n" * 3,
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 199 Soon\r\nConnection: close\r\n\r\n",
+    ],
+    ids=["hints", "three times", "another kind after a usual one"],
+)
+def test_an_answer_that_is_not_the_final_one_is_passed_over_and_the_next_call_gets_its_own(early: bytes) -> None:
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(early)
+        connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 1\r\n\r\n1")
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n2")
+
+    with raw_server(talk) as url, new_session(url) as session:
+        answers = [send(session, "GET", url) for _ in range(2)]
+    assert [(answer.status, answer.body) for answer in answers] == [(201, b"1"), (200, b"2")]
+
+
+def test_early_answers_and_no_final_one_are_no_answer() -> None:
+    with raw_server(lambda connection: connection.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n")) as url:
+        assert failing("POST", url) == "127.0.0.1 gave no answer: the connection was cut"
 
 
 def test_a_silent_service_is_left_when_the_time_is_over_though_a_read_might_take_longer() -> None:

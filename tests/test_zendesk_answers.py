@@ -8,7 +8,7 @@ import pytest
 from contracts import validate
 
 from outbound import Answer, AuthFailed, Limited, Rejected, ServiceError, Unavailable
-from zendesk_answers import read_token_answer, read_zendesk_answer
+from zendesk_answers import UNNAMED, read_token_answer, read_zendesk_answer
 
 
 def test_an_object_is_the_answer_whatever_kind_of_success() -> None:
@@ -48,8 +48,14 @@ def test_the_status_decides_what_to_do_next_whatever_the_body(
         {"X-Rate-Limit-Remaining": "650"},
         {"ratelimit-remaining": "1", "ratelimit-reset": "30"},
         {"X-Rate-Limit-Remaining": "650", "Retry-After": "600"},
+        {"X-RateLimit-Remaining": "650"},
+        {"X-Rate-Limit-Remaining": "650, 650"},
+        {"X-Rate-Limit-Remaining": "650.0"},
+        {"RateLimit": '"default";r=650;t=30'},
+        {"RateLimit": "limit=700, remaining=650, reset=30"},
+        {"zendesk-ratelimit-tickets-update": "total=30; remaining=0; resets=600"},
     ],
-    ids=["calls left", "one call left", "and long to wait"],
+    ids=str,
 )
 def test_a_429_while_calls_are_left_is_about_one_item(headers: dict[str, str]) -> None:
     with pytest.raises(Limited) as caught:
@@ -58,7 +64,19 @@ def test_a_429_while_calls_are_left_is_about_one_item(headers: dict[str, str]) -
     assert caught.value.retry_after_s == (600.0 if "Retry-After" in headers else None)
 
 
-@pytest.mark.parametrize("headers", [{}, {"X-Rate-Limit-Remaining": "0"}, {"X-Rate-Limit-Remaining": "many"}], ids=str)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"X-Rate-Limit-Remaining": "0"},
+        {"X-Rate-Limit-Remaining": "many"},
+        {"X-Rate-Limit-Remaining": "1e3"},
+        {"X-Rate-Limit-Remaining": "0", "Zendesk-RateLimit-tickets-update": "remaining=0"},
+        {"RateLimit": '"default";r=0;t=30'},
+        {"Zendesk-RateLimit-tickets-update": "total=30; remaining=7; resets=600"},
+    ],
+    ids=str,
+)
 def test_a_429_without_evidence_limits_the_account(headers: dict[str, str]) -> None:
     with pytest.raises(Limited) as caught:
         read_zendesk_answer(Answer(429, headers, b"{}"))
@@ -122,7 +140,7 @@ def of_base(**entry: object) -> dict[str, object]:
         pytest.param(
             of_base(error="BlankValue"),
             "RecordInvalid base:BlankValue",
-            "Zendesk refuses the ticket because of a field that it does not name (BlankValue)",
+            f"Zendesk refuses the ticket (BlankValue): {UNNAMED}",
             id="no field",
         ),
         pytest.param(
@@ -165,8 +183,8 @@ def of_base(**entry: object) -> dict[str, object]:
                     {"code": "MissingValue", "title": "Jo", "source": {"pointer": "/ticket/custom_fields/360001"}}
                 ]
             },
-            "ticket/custom_fields/360001:MissingValue",
-            "Zendesk requires the field ticket/custom_fields/360001: add it to ZENDESK_TICKET_FIELDS, then send again",
+            "360001:MissingValue",
+            "Zendesk requires the field 360001: add it to ZENDESK_TICKET_FIELDS, then send again",
             id="the source of an error",
         ),
         pytest.param(
@@ -188,13 +206,57 @@ def of_base(**entry: object) -> dict[str, object]:
                     "message": "You passed an invalid value for the group_id attribute. Jo must be an integer",
                 }
             },
-            "Invalid attribute group_id",
+            "group_id",
             f"Zendesk does not accept the field group_id: {FIX}",
             id="an attribute in a message",
         ),
         pytest.param({"error": {"title": "Forbidden", "message": "Jo"}}, "Forbidden", None, id="title and message"),
         pytest.param({"errors": [{"code": "TooMany", "title": "Jo", "detail": "Jo"}]}, "TooMany", None, id="errors"),
-        pytest.param({"error": "Couldn't authenticate you"}, "Couldn't authenticate you", None, id="a sentence"),
+        pytest.param({"error": "Couldn't authenticate you"}, None, None, id="a sentence"),
+        pytest.param({"error": "no end user jo@acme.example"}, None, None, id="a sentence with an address"),
+        pytest.param({"error": {"title": "Jo is wrong", "message": "Jo"}}, None, None, id="a sentence for a title"),
+        pytest.param(
+            {"errors": [{"code": "required", "source": {"pointer": "/data/ticket/custom_fields/0/value"}}]},
+            "custom_fields:required",
+            "Zendesk requires the field custom_fields: add it to ZENDESK_TICKET_FIELDS, then send again",
+            id="a place in a list",
+        ),
+        pytest.param(
+            {"errors": [{"code": "BlankValue", "source": {"field_id": 360001}}]},
+            "360001:BlankValue",
+            "Zendesk requires the field 360001: add it to ZENDESK_TICKET_FIELDS, then send again",
+            id="the field of a source",
+        ),
+        pytest.param(
+            {"errors": {"group_id": ["Jo is invalid"]}},
+            "group_id",
+            f"Zendesk does not accept the field group_id: {FIX}",
+            id="errors as an object",
+        ),
+        pytest.param(
+            {"error": "RecordInvalid", "details": {"base": {"error": "InvalidValue", "ticket_field_id": 360001}}},
+            "RecordInvalid 360001:InvalidValue",
+            f"Zendesk does not accept the field 360001 (InvalidValue): {FIX}",
+            id="a detail as an object",
+        ),
+        pytest.param(
+            {"error": "RecordInvalid", "details": [{"field": "group_id", "error": "InvalidValue"}]},
+            "RecordInvalid group_id:InvalidValue",
+            f"Zendesk does not accept the field group_id (InvalidValue): {FIX}",
+            id="details as a list of objects",
+        ),
+        pytest.param(
+            {"error": {"code": "InvalidValue", "field": "group_id", "message": "Jo"}},
+            "group_id:InvalidValue",
+            f"Zendesk does not accept the field group_id (InvalidValue): {FIX}",
+            id="code and field",
+        ),
+        pytest.param(
+            {"error": "InvalidValue", "field": "group_id", "description": "Jo"},
+            "InvalidValue group_id",
+            f"Zendesk does not accept the field group_id: {FIX}",
+            id="a field beside the error",
+        ),
         pytest.param("plain text about Jo", None, None, id="plain text"),
         pytest.param(["Jo"], None, None, id="a list"),
         pytest.param({}, None, None, id="nothing"),
@@ -229,13 +291,13 @@ def test_every_shape_of_error_body_gives_its_code_and_a_reason_to_act_on_and_no_
     assert caught.value.code == code
     assert "Jo" not in repr(caught.value)
     answered = f"422 {code}" if code else "422"
-    assert str(caught.value) == (f"{reason} ({answered})" if reason else f"Zendesk answered {answered}")
+    assert str(caught.value) == (f"{reason} ({answered})" if reason else f"Zendesk answered {answered}: {UNNAMED}")
 
 
 @pytest.mark.parametrize(
     ("body", "code"),
     [
-        ({"error": "x" * 999, "details": {"y" * 99: []}}, f"{'x' * 80} base"),
+        ({"error": "x" * 999, "details": {"y" * 99: []}}, "base"),
         ({"error": "E", "details": {f"f{n}": [] for n in range(99)}}, "E f0 f1 f2 f3 f4"),
         ({"error": "E", "details": {f"{n}" + "f" * 79: [{"error": "e" * 80}] for n in range(99)}}, None),
     ],
@@ -252,7 +314,8 @@ def test_a_reason_is_short_enough_to_be_kept(body: object, code: str | None) -> 
     ("status", "body", "kind", "code"),
     [
         (400, {"error": "IdempotentRequestError", "description": "…"}, Rejected, "IdempotentRequestError"),
-        (401, {"error": "Couldn't authenticate you"}, AuthFailed, "Couldn't authenticate you"),
+        (400, {"error": {"title": "Invalid attribute", "message": "…"}}, Rejected, None),
+        (401, {"error": "Couldn't authenticate you"}, AuthFailed, None),
         (403, {"error": {"title": "Forbidden", "message": "…"}}, AuthFailed, "Forbidden"),
         (404, {"error": "RecordNotFound", "description": "…"}, Rejected, "RecordNotFound"),
         (409, {"error": "DatabaseConflict", "description": "…"}, Unavailable, "DatabaseConflict"),
@@ -261,7 +324,9 @@ def test_a_reason_is_short_enough_to_be_kept(body: object, code: str | None) -> 
         (503, {"error": "DatabaseDeadlock", "description": "…"}, Unavailable, "DatabaseDeadlock"),
     ],
 )
-def test_every_published_error_is_understood(status: int, body: object, kind: type[ServiceError], code: str) -> None:
+def test_every_published_error_is_understood(
+    status: int, body: object, kind: type[ServiceError], code: str | None
+) -> None:
     validate(body, "zendesk", "error")
     with pytest.raises(ServiceError) as caught:
         read_zendesk_answer(Answer(status, {}, json.dumps(body).encode()))
@@ -280,6 +345,21 @@ def test_nothing_that_is_answered_to_a_request_for_a_token_is_about_one_ticket()
     for status in (400, 404, 413, 422):
         with pytest.raises(AuthFailed):
             read_token_answer(Answer(status, {}, b'{"error": "RecordNotFound"}'))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": "invalid_client", "error_description": "Jo"},
+        {"error": {"code": "invalid_client"}},
+        {"errors": [{"code": "invalid_client", "detail": "Jo"}]},
+    ],
+    ids=str,
+)
+def test_an_unknown_oauth_client_is_named_in_whatever_shape_zendesk_says_it(body: object) -> None:
+    with pytest.raises(AuthFailed, match="knows no such Identifier") as caught:
+        read_token_answer(Answer(400, {}, json.dumps(body).encode()))
+    assert caught.value.code == "invalid_client"
 
 
 def test_a_request_id_keeps_only_what_a_column_can_keep() -> None:

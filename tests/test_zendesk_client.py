@@ -130,6 +130,9 @@ def test_with_both_oauth_goes_first(zendesk: responses.RequestsMock) -> None:
         pytest.param({"expires_in": None}, 3539, 1, id="no life said: the one we asked for"),
         pytest.param({"expires_in": None}, 3540, 2, id="no life said: a minute early"),
         pytest.param({"expires_in": "soon"}, 3540, 2, id="nonsense"),
+        pytest.param({"expires_in": 10**400}, 3540, 2, id="longer than a number holds"),
+        pytest.param({"expires_in": -1}, 3539, 1, id="less than nothing"),
+        pytest.param({"scope": ["tickets:read", "tickets:write"]}, 0, 1, id="the scopes as a list"),
         pytest.param({"expires_in": 30}, 0, 2, id="shorter than a minute"),
     ],
 )
@@ -200,6 +203,26 @@ def test_sixteen_threads_with_a_revoked_token_renew_it_once(
     assert sorted(tokens_used(zendesk)) == ["t0ken-1"] * 16 + ["t0ken-2"] * 16
 
 
+def test_threads_that_wait_for_a_token_get_its_failure_and_do_not_ask_one_after_the_other(
+    zendesk: responses.RequestsMock, client: ZendeskClient
+) -> None:
+    heard = []
+
+    def answer(request: object) -> Raw:
+        threading.Event().wait(0.2)  # the others come to wait in the meantime
+        return 503, {}, ""
+
+    def call() -> None:
+        with pytest.raises(Unavailable) as caught:
+            client.me()
+        heard.append((caught.value.status, str(caught.value)))
+
+    zendesk.add_callback("POST", TOKENS, answer)
+    in_threads(16, call)
+    assert heard == [(503, "Zendesk answered 503")] * 16
+    assert len(asked(zendesk, TOKENS)) < 16
+
+
 def test_a_late_401_for_an_old_token_leaves_the_new_one_alone(
     zendesk: responses.RequestsMock, client: ZendeskClient
 ) -> None:
@@ -240,7 +263,7 @@ def test_a_second_401_is_final(zendesk: responses.RequestsMock, client: ZendeskC
     zendesk.get(ME, status=401, json={"error": "Couldn't authenticate you"})
     with pytest.raises(AuthFailed, match="refuses our credentials") as caught:
         client.me()
-    assert (caught.value.status, caught.value.code) == (401, "Couldn't authenticate you")
+    assert (caught.value.status, caught.value.code) == (401, None)
     assert tokens_used(zendesk) == ["t0ken-1", "t0ken-2"]
 
 
@@ -393,12 +416,18 @@ def test_no_token_for_now_is_no_fault_of_ours(
     assert caught.value.retry_after_s == 9.0
 
 
-@pytest.mark.parametrize("body", ["{}", '{"access_token": null}', '{"access_token": ""}', '{"access_token": 5}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *("{}", '{"access_token": null}', '{"access_token": ""}', '{"access_token": 5}'),
+        *('{"access_token": "t0\\nken"}', '{"access_token": "t0 ken"}', '{"access_token": "t\\u00f6ken"}'),
+    ],
+)
 def test_an_answer_without_a_token_is_unavailable(
     zendesk: responses.RequestsMock, client: ZendeskClient, body: str
 ) -> None:
     zendesk.post(TOKENS, status=201, body=body)
-    with pytest.raises(Unavailable, match="without an access token"):
+    with pytest.raises(Unavailable, match="without a usable access token"):
         client.me()
 
 
@@ -455,7 +484,7 @@ def test_netrc_does_not_replace_our_credentials(
 def test_archived_tickets_are_found_by_external_id(zendesk: responses.RequestsMock, basic: ZendeskClient) -> None:
     listed = [{"id": 5, "external_id": "twitter:1", "status": "closed"}, {"id": 9, "external_id": "twitter:2"}]
     zendesk.get(f"{TICKETS}/show_many", json={"tickets": listed})
-    assert basic.find_archived("twitter:1") == [Ticket(5, "closed")]
+    assert basic.find_archived("twitter:1") == [Ticket(5, "closed", external_id="twitter:1")]
     assert parse_qs(urlsplit(str(zendesk.calls[0].request.url)).query) == {"external_ids": ["twitter:1"]}
 
 
@@ -465,13 +494,17 @@ def test_an_id_with_a_comma_would_be_two_ids(zendesk: responses.RequestsMock, ba
 
 
 def test_a_ticket_is_shown_or_was_deleted(zendesk: responses.RequestsMock, basic: ZendeskClient) -> None:
-    zendesk.get(f"{TICKETS}/7", json={"ticket": {"id": 7, "status": "closed", "description": "Hi"}})
+    zendesk.get(f"{TICKETS}/7", json={"ticket": {"id": 7, "status": "Closed", "description": "Hi"}})
     zendesk.get(f"{TICKETS}/8", status=404, json={"error": "RecordNotFound", "description": "Not found"})
+    zendesk.get(f"{TICKETS}/8", status=404, body="<html>")
+    zendesk.get(f"{TICKETS}/8", status=410, json={"error": "Gone"})
     zendesk.get(f"{TICKETS}/9", status=422, json={"error": "RecordInvalid"})
+    zendesk.get(f"{TICKETS}/9", status=403)
     assert basic.show_ticket(7) == Ticket(7, "closed", "Hi")
-    assert basic.show_ticket(8) is None
-    with pytest.raises(Rejected):
-        basic.show_ticket(9)
+    assert [basic.show_ticket(8) for _ in range(3)] == [None] * 3
+    for kind in (Rejected, AuthFailed):
+        with pytest.raises(kind):
+            basic.show_ticket(9)
 
 
 def test_tags_are_added_to_those_of_a_ticket(zendesk: responses.RequestsMock, basic: ZendeskClient) -> None:
@@ -515,6 +548,14 @@ def test_a_note_is_good_without_a_readable_ticket_in_its_answer(
     assert basic.add_note(8, b"{}").ticket == Ticket(8)
 
 
+def test_a_note_that_is_answered_with_another_ticket_is_an_unknown_outcome(
+    zendesk: responses.RequestsMock, basic: ZendeskClient
+) -> None:
+    zendesk.put(f"{TICKETS}/7", json={"ticket": {"id": 8}})
+    with pytest.raises(Unavailable, match="another ticket"):
+        basic.add_note(7, b"{}")
+
+
 def test_a_note_says_which_tags_its_ticket_has(zendesk: responses.RequestsMock, basic: ZendeskClient) -> None:
     zendesk.put(f"{TICKETS}/7", json={"ticket": {"id": 7, "status": "open", "tags": ["khoros", "billing"]}})
     assert basic.add_note(7, b"{}").ticket == Ticket(7, "open", tags=("khoros", "billing"))
@@ -525,7 +566,9 @@ def test_tickets_are_found_by_external_id_newest_first(zendesk: responses.Reques
     listed += [{"id": 99, "external_id": "twitter:12"}, {"id": 98}, None, "junk"]
     listed[1] |= {"status": "closed", "description": "My printer"}
     zendesk.get(TICKETS, json={"tickets": listed})
-    assert basic.find_tickets("twitter:1") == [Ticket(9, "closed", "My printer"), Ticket(7), Ticket(5)]
+    closed, *others = basic.find_tickets("twitter:1")
+    assert closed == Ticket(9, "closed", "My printer", external_id="twitter:1")
+    assert others == [Ticket(n, external_id="twitter:1") for n in (7, 5)]
 
 
 @pytest.mark.parametrize("external_id", ["twitter:1", "a&b=c #?/+%", "日本:👩\u200d💻"])

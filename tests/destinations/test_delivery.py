@@ -20,7 +20,7 @@ from destinations.zendesk import CHECK_ID, KEY_LIFE_S, PARALLEL, ZendeskDestinat
 from destinations.zendesk_words import Style
 from inbox import open_database
 from inbox.database import Database, DatabaseUnavailable
-from inbox.gate import LIMITED, OPEN, OUTAGE, UNAUTHORISED, Gate
+from inbox.gate import LIMITED, OPEN, OUTAGE, REFUSING, UNAUTHORISED, Gate
 from inbox.inbox import Inbox
 from inbox.items import Claim, Draft, Item, NewItem, Outcome, Settled
 from inbox.records import Records
@@ -410,9 +410,9 @@ class Failing(Inbox):
             self._end("claim")
         return claim
 
-    def settle(self, attempts: Sequence[tuple[Item, Outcome]]) -> list[Settled]:
+    def settle(self, attempts: Sequence[tuple[Item, Outcome]], pace_s: float = 0.0) -> list[Settled]:
         self._begin("settle")
-        return super().settle(attempts)
+        return super().settle(attempts, pace_s)
 
     def renew(self, ids: Any, lease_s: float) -> None:
         self._begin("renew")
@@ -1218,6 +1218,36 @@ def test_a_check_that_breaks_speaks_against_no_destination(
     assert fields_of(caplog, "check_broken")["error"].startswith("KeyError at test_delivery.py:")
 
 
+@pytest.mark.parametrize(
+    "proof",
+    [Limited("429", item_only=True), Unavailable("404", item_only=True), Limited("429", quota=Quota(650, 30.0))],
+)
+def test_a_limit_of_the_checks_own_call_speaks_against_no_destination(
+    proof: Exception, inbox: Inbox, mailbox: Mailbox
+) -> None:
+    mailbox.answers, mailbox.check_answers = [AuthFailed("403", status=403)], [proof]
+    inbox.accept([letter()])
+    Delivery(inbox, mailbox).deliver_due()
+    assert (inbox.gate("mailbox")[0].state, inbox.counts().pending) == (OPEN, 1)
+
+
+def test_one_item_that_is_forbidden_and_all_that_are_have_reasons_of_their_own(
+    inbox: Inbox, mailbox: Mailbox, records: Records
+) -> None:
+    """The check takes our credentials: nobody should go and look at them."""
+    mailbox.answers = [AuthFailed("403: it refuses our credentials", status=403, code="Forbidden")] * 5
+    inbox.accept([letter(f"e{n}", f"p:{n}") for n in range(5)])
+    delivery = Delivery(inbox, mailbox)
+    delivery.deliver_due()
+    said = "Mailbox refuses this one post (403 Forbidden) and takes others"
+    assert {record.reason for record in records.latest("pending")} == {None, said}
+    for _ in range(3):
+        delivery.deliver_due()
+    gate, _ = inbox.gate("mailbox")
+    said = "Mailbox refuses each post (403 Forbidden) though it takes our credentials"
+    assert gate.reason == f"{said}: 5 different posts in a row failed alike"
+
+
 def test_no_check_is_made_where_the_blame_is_clear(inbox: Inbox, mailbox: Mailbox, clock: Clock) -> None:
     mailbox.answers = [
         Sent("letter_sent", "1"),
@@ -1311,7 +1341,7 @@ def test_a_fault_that_meets_every_item_closes_the_gate(inbox: Inbox, mailbox: Ma
         delivery.deliver_due()
         clock.advance(1)
     gate, _ = inbox.gate("mailbox")
-    assert (gate.state, len(mailbox.sent) < 12, inbox.counts().parked) == (OUTAGE, True, 0)
+    assert (gate.state, len(mailbox.sent) <= 30, inbox.counts().parked) == (REFUSING, True, 0)
     assert gate.reason.endswith("5 different posts in a row failed alike")
 
 

@@ -34,7 +34,15 @@ FITS: list[tuple[str, tuple[str, ...]]] = [
     ("*** hot ***", ("*** hot ***",)),
     ("$$$", ("$$$",)),
     (r"AC\DC", (r"AC\DC",)),
-    ("Care - Billing", ("Care - Billing", "Set - Care - Billing")[:1]),
+    ("Care - Billing", ("Care - Billing", "Set - Care - Billing", "A - B - C - D - E - Care - Billing")),
+    ("Care - Bill.*", ("Care - Billing", "Set - Care - Billing", "A - Set - Care - Bill")),
+    ("Bill.*", ("A - B - C - D - E - Billing",)),
+    ('TV 55"', ('TV 55"',)),
+    ("Customers'", ("Customers'",)),
+    (r"\"VIP", ('"VIP',)),
+    (r"VIP\”", ("VIP”",)),
+    ("“Best of” 2026", ("“Best of” 2026",)),
+    ("``VIP''", ("``VIP''",)),
     ("Störung", ("Störung", unicodedata.normalize("NFD", "Störung"), f"Stö{ZERO_WIDTH}rung")),
     (unicodedata.normalize("NFD", "Störung"), ("Störung", unicodedata.normalize("NFD", "Störung"))),
     ("危機", ("危機", f"危{ZERO_WIDTH}機", "ラベル - 危機")),
@@ -80,6 +88,8 @@ def test_a_filter_fits_what_is_on_the_screen(text: str, name: str) -> None:
         ("C++", "C"),
         ("Störung", "Storung"),
         ("General Labels - CreateCase", "CreateCase"),
+        ("Billing", "Care - Billing - Set"),
+        ("- Billing", "Care - Billing"),
     ],
 )
 def test_a_filter_fits_nothing_else(text: str, name: str) -> None:
@@ -88,8 +98,22 @@ def test_a_filter_fits_nothing_else(text: str, name: str) -> None:
 
 def test_the_form_that_fits_is_the_label_without_its_set() -> None:
     assert Filter.read("Create Case").form(f"General Labels - Create{NBSP}Case") == "Create Case"
-    assert Filter.read("Care - Billing").form("Care - Billing") == "Care - Billing"
+    assert Filter.read("Care - Billing").form("Set - Care - Billing") == "Care - Billing"
+    assert Filter.read("Care - .*").form("Set - Care - Billing") == "Care - Billing"
     assert Filter.read("CreateCase").form("Praise") == ""
+
+
+@pytest.mark.parametrize("quotes", ["„“", "‚‘", "»«", "›‹", '“"', "’’", "‘’", "””", "«»", "``", "'’", '""'])
+def test_quotes_of_any_language_round_a_name_are_taken_off_also_mixed_ones(quotes: str) -> None:
+    assert (
+        Filter.read(f"{quotes[0]}VIP{quotes[1]}") == Filter.read(f"{quotes[0]} VIP {quotes[1]}") == Filter("VIP", None)
+    )
+
+
+@pytest.mark.parametrize("text", ['"VIP', 'VIP"', "„VIP", "VIP“", "«VIP", "'VIP", "’VIP", '"', "\"VIP'"])
+def test_a_quote_at_one_end_only_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="a quote at one end only"):
+        Filter.read(text)
 
 
 @pytest.mark.parametrize(
@@ -218,9 +242,12 @@ def test_visible_text_keeps_its_lines() -> None:
     [
         ('"a b"', "a b"),
         ("'a'", "a"),
-        ("„a”", "a"),
-        ("“a”", "a"),
-        ("«a»", "a"),
+        ("„a“", "a"),
+        ('“a"', "a"),
+        ("“a” and “b”", "“a” and “b”"),
+        ('"a” and b”', '"a” and b”'),
+        ('"label “a” -> x"', "label “a” -> x"),
+        ("\"a'", "\"a'"),
         ('"a" and "b"', '"a" and "b"'),
         ('"', '"'),
         ('5" pizza', '5" pizza'),

@@ -65,6 +65,13 @@ def test_an_event_without_labels_goes_where_the_only_label_leads() -> None:
         assert new_routes("label Create.* -> zendesk").matches(event(labels=labels)) == {"zendesk": ()}
 
 
+def test_an_event_without_labels_has_the_only_labels_name_and_fields_also_when_it_has_several_lines() -> None:
+    routes = new_routes('label VIP -> slack #crisis; label VIP -> zendesk {"group_id": 7}')
+    assert routes.matches(event(labels=())) == {"slack:#crisis": ("VIP",), "zendesk": ("VIP",)}
+    assert routes.fields_for(subject()) == {"group_id": 7}
+    assert new_routes('label V.* -> zendesk {"group_id": 7}').fields_for(subject()) == {"group_id": 7}
+
+
 def test_an_event_without_labels_goes_where_the_labels_of_all_its_posts_lead() -> None:
     posts = [{"entityId": f"x:{number}", "labels": [f"old {number}", {"name": "Set - VIP"}]} for number in (1, 2)]
     assert new_routes(LABELS).matches(event(labels=[], data={"items": posts})) == {"slack:#crisis": ("VIP",)}
@@ -74,7 +81,7 @@ def test_an_event_without_labels_goes_where_the_labels_of_all_its_posts_lead() -
 def test_an_event_that_shows_no_label_of_ours_goes_to_every_labels_destination(labels: Any) -> None:
     data = {"items": [{"entityId": "x:1", "labels": labels}, {"entityId": "x:2", "labels": ["VIP"]}, "junk"]}
     routes = new_routes(f"{LABELS}; rule Recall -> slack #care; published -> slack #news")
-    assert routes.matches(event(data=data)) == {"zendesk": ("CreateCase",), "slack:#crisis": ("VIP",)}
+    assert routes.matches(event(data=data)) == {"zendesk": (), "slack:#crisis": ()}
 
 
 def test_without_a_route_nothing_goes_anywhere() -> None:
@@ -115,6 +122,10 @@ def test_a_rule_is_named_by_its_name_or_its_id(rule: tuple[str, str], matches: d
         ("published Ideas -> slack #x", {"labels": [{"name": "Ideas"}, {"title": "No"}]}, ("Ideas",)),
         ("published FACEBOOK -> slack #x", {"service": "TWITTER"}, None),
         ("published FACEBOOK -> slack #x", {}, None),
+        ("published X -> slack #x", {"service": "TWITTER"}, ("TWITTER",)),
+        ("published x -> slack #x", {"service": "TWITTER"}, ("TWITTER",)),
+        ("published Multi channel -> slack #x", {"service": "MULTI_CHANNEL"}, ("MULTI_CHANNEL",)),
+        ("published Khoros -> slack #x", {}, None),
         ("sent -> slack #x", {}, None),
     ],
 )
@@ -157,7 +168,9 @@ FIELDS = (
         (subject("CreateCase"), {}),
         (subject("Praise"), {}),
         (subject("cut off", matched=("Billing",)), {"group_id": 7}),
-        (subject(), {"group_id": 7}),
+        (subject(), {}),
+        (subject(raw={"labels": ["Billing"]}), {}),
+        (subject(matched=("Billing",)), {"group_id": 7}),
         (subject(raw={"labels": ["CreateCase"]}), {}),
         (subject(name=RULE_APPLIED, rule=rule_applied("1", "Recall").rule), {"priority": "high"}),
     ],
@@ -235,11 +248,13 @@ def test_one_message_names_every_faulty_line_and_only_those() -> None:
         read("label VIP slack #x\n# comment\nlabel A -> zendesk\nrule -> slack #x; published -> zendesk", "(a+)+")
     lines = re.findall(r"^ +(.*)$", str(error.value), re.MULTILINE)
     assert [line.split("; for example")[0] for line in lines[:4]] == [
-        "ROUTES has faulty lines:",
-        "line 1 has no ->",
-        "line 4 must name a rule: one that matches a hashtag can match thousands of posts an hour",
-        "line 5 cannot lead to zendesk, where a ticket is about a post",
+        "ROUTES has faulty lines. Where to get it: lines like: label VIP -> slack #social-crisis; docs/routes.md "
+        "explains them",
+        'line 1 "label VIP" has no ->',
+        'line 4 "rule" must name a rule: one that matches a hashtag can match thousands of posts an hour',
+        'line 4 "published" cannot lead to zendesk, where a ticket is about a post',
     ]
+    assert lines[4].startswith("SPREDFAST_LABEL_NAME") and len(lines) == 5
     assert "SPREDFAST_LABEL_NAME uses more than" in str(error.value)
 
 
@@ -261,7 +276,7 @@ def test_in_public_the_words_mask_e_mail_addresses() -> None:
         "Label VIP → Slack #x",
         "Published → Slack b@c.example",
     ]
-    assert routes.route_words(public=True) == [
+    assert [mask_emails(words) for words in routes.route_words()] == [
         "Published → Slack a…@acme.example",
         "Label VIP → Slack #x",
         "Published → Slack b…@c.example",
@@ -279,3 +294,12 @@ def test_in_public_the_words_mask_e_mail_addresses() -> None:
 )
 def test_names_of_destinations_are_masked_too(text: str, masked: str) -> None:
     assert mask_emails(text) == masked
+
+
+def test_masked_addresses_that_would_look_alike_differ_by_a_short_hash() -> None:
+    names = ["slack:ann@acme.example", "slack:amy@acme.example", "slack:bob@acme.example", "slack:#ann"]
+    shown = [mask_emails(name, names) for name in names]
+    assert len({*shown}) == 4 and shown[2:] == ["slack:b…@acme.example", "slack:#ann"]
+    assert all(re.fullmatch("slack:a…@acme.example/[0-9a-f]{8}", one) for one in shown[:2])
+    assert mask_emails("Published → Slack amy@acme.example", names) == shown[1].replace("slack:", "Published → Slack ")
+    assert mask_emails("slack:ann@acme.example", names[:1] * 2) == "slack:a…@acme.example"

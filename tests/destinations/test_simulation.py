@@ -115,11 +115,11 @@ class CrashingInbox(Inbox):
         pause(Paused("refrozen" if renewed else "not refrozen"))
         return renewed
 
-    def settle(self, attempts: Sequence[tuple[Item, Outcome]]) -> list[Settled]:
+    def settle(self, attempts: Sequence[tuple[Item, Outcome]], pace_s: float = 0.0) -> list[Settled]:
         word = pause(Paused("before settling"))
         CrashingSession.dies_at = "UPDATE items SET owner = NULL" if word == CRASH_INSIDE else None
         try:
-            settled = super().settle(attempts)
+            settled = super().settle(attempts, pace_s)
         finally:
             CrashingSession.dies_at = None
         pause(Paused("settled" if all(its.ours for its in settled) else "not settled"))
@@ -255,13 +255,15 @@ class Histories(RuleBasedStateMachine):
         too_early = self.clock() < gate.paced_until
         me.claimed = []
         me.passing = Task(lambda: me.deliveries[name].deliver_due(me.claimed.append))
-        assert not (held_s and (me.claimed or me.passing.waits_at)), "something leaves during a hold"
+        in_round = gate.round_places(self.clock(), 0, 1) > 0
+        assert in_round or not (held_s and (me.claimed or me.passing.waits_at)), "something leaves during a hold"
         assert not (too_early and me.claimed), "two calls follow each other too closely"
         leaving = [item for items in me.claimed for item in items]
-        assert gate.state == OPEN or len(leaving) <= 1, "more than one probe"
+        assert in_round or gate.state == OPEN or len(leaving) <= 1, "more than one probe"
         out = [(item.id, f.leased_until) for f in self.flights() for item in f.items]
         probing = [item_id for item_id, until in out if item_id == gate.probe and until > self.clock()]
-        assert not (gate.state != OPEN and probing and me.claimed), "a second probe while the first is under way"
+        second = gate.state != OPEN and probing and me.claimed
+        assert in_round or not second, "a second probe while the first is under way"
         self.passed(me)
         for items in me.claimed:
             self.take_off(me, name, items)
@@ -556,7 +558,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 def test_every_history_ends_with_one_ticket_or_note_for_each_event(tmp_path: Path) -> None:
     memory = Path("/dev/shm")  # noqa: S108 - a folder in memory, where there is one
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:
-        run(f"sqlite:///{folder}/relay.db", HISTORIES or 200)
+        run(f"sqlite:///{folder}/relay.db", HISTORIES or 100)
 
 
 if HISTORIES:

@@ -163,7 +163,7 @@ def test_the_page_about_slack_asks_for_the_scopes_that_are_needed() -> None:
 def test_it_keeps_to_the_protocol(crisis: SlackDestination) -> None:
     it: Destination = crisis
     assert (it.name, it.title, it.noun) == ("slack:#social-crisis", "Slack #social-crisis", "message")
-    assert (it.parallel, it.pace_s, it.notice) == (1, 1.0, "")
+    assert (it.parallel, it.pace_s, it.notice) == (1, 1.1, "")
     assert it.digest and it.digest.above == 20
 
 
@@ -267,6 +267,45 @@ def test_when_the_thread_is_gone_a_message_of_its_own_is_posted(crisis: SlackDes
     assert (sent.how, sent.reference) == ("message_posted", f"{message.channel}/{message.ts}")
     assert [draft.kind for draft in drafts] == ["message"] and message.thread_ts is None
     assert message.text.startswith("Jo Customer on X")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "is_archived",
+        "not_in_channel",
+        "channel_not_found",
+        "user_not_found",
+        "users_not_found",
+        "messages_tab_disabled",
+        "restricted_action",
+        "restricted_action_thread_locked",
+        "cannot_reply_to_message",
+        "thread_not_found",
+    ],
+)
+@pytest.mark.parametrize("target", ["#social-crisis", ANN])
+def test_a_reply_that_its_old_place_refuses_is_posted_where_the_name_leads_now(
+    new: New, slack: FakeSlack, target: str, code: str
+) -> None:
+    """The channel may have been archived and made anew under its name: the old thread must not close the gate."""
+    place = new(target)
+    first = deliver(place)
+    slack.fail_with(1, code)
+    item = frozen(place, "e2", latest_reference=first.reference)
+    sent = place.send(item, lambda draft: replace(item, draft=draft))
+    assert sent.how == "message_posted" and len(slack.messages) == 2
+    assert slack.messages[1].thread_ts is None and place.check()
+
+
+@pytest.mark.parametrize("code", ["invalid_auth", "missing_scope", "invalid_blocks", "ratelimited"])
+def test_a_reply_that_is_refused_for_another_reason_stays_a_reply(
+    crisis: SlackDestination, slack: FakeSlack, code: str
+) -> None:
+    slack.fail_with(1, code)
+    with pytest.raises(ServiceError, match=code):
+        deliver(crisis, latest_reference="C00000000/1.5")
+    assert len(slack.calls) == 1
 
 
 def test_who_has_lost_the_lease_posts_no_second_message(crisis: SlackDestination, slack: FakeSlack) -> None:
@@ -378,7 +417,15 @@ WAITS_LOUDLY = {
     "user_not_found": "no member of the workspace is #social-crisis",
     "messages_tab_disabled": "switch on the Messages Tab",
 }
-PARKS = ("msg_too_long", "no_text", "invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "a_new_word")
+PARKS = (
+    "msg_too_long",
+    "no_text",
+    "invalid_blocks",
+    "invalid_blocks_format",
+    "msg_blocks_too_long",
+    "a_new_word",
+    "Invalid-Thing.2",
+)
 
 
 @pytest.mark.parametrize(("code", "advice"), WAITS_LOUDLY.items())
@@ -405,7 +452,9 @@ def test_a_limit_waits(crisis: SlackDestination, slack: FakeSlack, code: str) ->
     assert type(failure(crisis)) is Limited
 
 
-@pytest.mark.parametrize("code", ["service_unavailable", "fatal_error", "internal_error", "request_timeout"])
+@pytest.mark.parametrize(
+    "code", ["service_unavailable", "fatal_error", "internal_error", "request_timeout", "team_added_to_org"]
+)
 def test_a_fault_of_slacks_is_an_outage(crisis: SlackDestination, slack: FakeSlack, code: str) -> None:
     slack.fail_with(1, code)
     error = failure(crisis)
@@ -575,7 +624,7 @@ def test_messages_leave_one_a_second_without_running_into_the_limit(
     for _ in range(8):
         delivery.deliver_due()
         assert delivery.deliver_due() is not None  # within the same second
-        clock.advance(1)
+        clock.advance(1.2)
     assert len(slack.messages) == 8 and {call.status for call in slack.calls} == {200}
 
 

@@ -98,13 +98,20 @@ def test_a_rule_is_named() -> None:
 def test_only_the_labels_that_lead_here_are_named_and_others_when_none_is_known() -> None:
     assert "Label VIP ·" in " ".join(shown(content(subject(labels=["Spam", "VIP"]))))
     assert "Label Spam ·" in " ".join(shown(content(subject(labels=["Spam"], matched=[]))))
-    assert "Label Idea" in " ".join(shown(content(subject(labels=[], matched=[], raw={**POST, "labels": ["Idea"]}))))
 
 
-def test_the_same_post_again_is_short() -> None:
-    said = content(subject(matched=["Billing"]), again=True)
-    assert shown(said) == ["This post came again", "Label Billing", " · ", "Open the post"]
-    assert said["text"] == "This post came again: Label Billing"
+def test_a_label_that_khoros_does_not_name_is_not_made_up_from_those_on_the_post() -> None:
+    said = content(subject(labels=[], matched=[], raw={**POST, "labels": ["Idea"]}))
+    assert "Label not given by Khoros · 1,843 followers" in shown(said)
+
+
+def test_the_same_post_again_is_short_and_says_which_post_it_is() -> None:
+    said = content(subject(matched=["Billing"], raw={**POST, "text": "My order\n" + "never came " * 99}), again=True)
+    heading, text, *rest = shown(said)
+    assert heading == "This post came again: Jo Customer @jo on X"
+    assert text.startswith("My order never came") and text.endswith("…") and len(text) <= 100
+    assert rest == ["Label Billing", " · ", "Open the post"]
+    assert said["text"].startswith("This post came again: Jo Customer @jo on X: My order")
 
 
 @pytest.mark.parametrize(
@@ -127,6 +134,9 @@ def test_a_published_message_shows_title_network_text_and_every_permalink() -> N
         "Message 4711 · Campaigns - Autumn · planned for 2023-11-14 22:13 UTC",
     ]
     assert links(said) == ["https://facebook.example/p/1", "https://facebook.example/p/2"]
+    assert shown(said)[3:] == [" · ", "Open the post of account 12", " · ", "Open the post of account 13"]
+    alone = content(subject(MESSAGE_PUBLISHED, {**MESSAGE, "publicationResults": MESSAGE["publicationResults"][:1]}))  # type: ignore[index]
+    assert shown(alone)[3:] == [" · ", "Open the post"]
 
 
 def test_the_other_events_of_a_message_say_what_happened() -> None:
@@ -139,10 +149,16 @@ def test_the_other_events_of_a_message_say_what_happened() -> None:
 
 
 def test_a_refused_message_says_so_first() -> None:
-    results = [{"accountId": "12", "status": "PUBLISHED"}, {"accountId": "13", "status": "ERROR"}, {"status": "error"}]
+    results = [{"accountId": "12", "status": "PENDING"}, {"accountId": "13", "status": "ERROR"}, {"status": "error"}]
     said = content(subject(MESSAGE_PUBLISHED, {**MESSAGE, "publicationResults": results}))
     assert shown(said)[0] == "⚠️ Facebook refused it for account 13, unknown: Autumn sale"
     assert said["text"].startswith("⚠️ Facebook refused it")
+
+
+def test_a_message_that_only_some_accounts_could_publish_says_both() -> None:
+    results = [{"accountId": "12", "status": "PUBLISHED"}, {"accountId": "13", "status": "ERROR"}]
+    said = content(subject(MESSAGE_PUBLISHED, {**MESSAGE, "publicationResults": results}))
+    assert shown(said)[0] == "⚠️ Published on Facebook, but Facebook refused it for account 13: Autumn sale"
 
 
 def test_many_accounts_leave_room_for_the_title_and_five_links() -> None:

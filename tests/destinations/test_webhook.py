@@ -188,6 +188,15 @@ def test_a_retry_sends_the_same_body_and_id_with_a_new_time(clock: Clock) -> Non
     assert [one.came for one in receiver.taken] == [2] and receiver.refused == []
 
 
+def test_what_was_frozen_is_sent_although_it_would_be_composed_otherwise_now(
+    destination: WebhookDestination, receiver: FakeReceiver
+) -> None:
+    draft = Draft("webhook", b'{"type": "khoros.test", "timestamp": "then", "data": {}}', "msg_frozen")
+    destination.send(claimed(destination, draft=draft), no_refreeze)
+    [call] = receiver.calls
+    assert (call.body, call.headers["webhook-id"]) == (draft.body, "msg_frozen") and receiver.refused == []
+
+
 def test_while_the_secret_changes_both_sign(url: str, receiver: FakeReceiver) -> None:
     new = new_secret()
     destination = new_destination((new, receiver.secret), url)
@@ -251,10 +260,11 @@ def test_each_answer_says_what_to_do_next(status: int, kind: type[ServiceError],
 def test_a_redirect_is_not_followed(destination: WebhookDestination, receiver: FakeReceiver, url: str) -> None:
     with responses.RequestsMock(assert_all_requests_are_fired=False) as there:
         there.post(url, status=302, headers={"Location": "https://elsewhere.example/"})
-        elsewhere = there.post("https://elsewhere.example/", status=200)
+        there.post(elsewhere := "https://elsewhere.example/", status=200)
+        there.get(elsewhere, status=200)
         with pytest.raises(Unavailable):
             destination.send(claimed(destination), no_refreeze)
-        assert elsewhere.call_count == 0
+        assert [call.request.url for call in there.calls] == [url]
 
 
 def test_no_answer_is_an_unknown_outcome(destination: WebhookDestination, receiver: FakeReceiver) -> None:

@@ -258,6 +258,118 @@ def test_a_ticket_of_which_zendesk_hides_the_status_is_closed_when_the_note_is_r
     assert (sent.how, sent.reference) == ("follow_up_created", "8")
 
 
+LIST: dict[str, Any] = {"json": {"tickets": []}}
+
+
+@pytest.mark.parametrize("status", ["closed", "Closed", "archived"])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        {"status": 403, "json": {"error": "Forbidden"}},
+        {"status": 400, "json": {"error": "TicketArchived"}},
+        {"status": 404, "body": "<html>"},
+        {"status": 409, "json": {"error": "TicketClosed"}},
+        {"status": 410, "json": {"error": "Gone"}},
+        {"status": 422, "body": "closed"},
+    ],
+    ids=str,
+)
+def test_a_closed_ticket_is_followed_up_however_it_refuses_the_note(
+    answers: responses.RequestsMock, refusal: dict[str, Any], status: str
+) -> None:
+    answers.put(f"{BASE}/api/v2/tickets/7", **refusal)
+    answers.get(f"{BASE}/api/v2/tickets", **LIST)
+    answers.get(f"{BASE}/api/v2/tickets/7", json={"ticket": {"id": 7, "status": status}})
+    answers.post(f"{BASE}/api/v2/tickets", status=201, json={"ticket": {"id": 8}})
+    sent = deliver(by_api_token(), "e2", latest_reference="7")
+    assert (sent.how, sent.reference) == ("follow_up_created", "8")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(403, AuthFailed), (404, AuthFailed), (409, Unavailable), (422, Rejected)], ids=str
+)
+@pytest.mark.parametrize("shown", [{"json": {"ticket": {"id": 7, "status": "open"}}}, {"status": 403}], ids=str)
+def test_a_refused_note_on_a_ticket_that_is_not_known_to_be_closed_is_refused(
+    answers: responses.RequestsMock, status: int, kind: type[ServiceError], shown: dict[str, Any]
+) -> None:
+    answers.put(f"{BASE}/api/v2/tickets/7", status=status)
+    answers.get(f"{BASE}/api/v2/tickets", **LIST)
+    answers.get(f"{BASE}/api/v2/tickets/7", **shown)
+    with pytest.raises(ServiceError) as caught:
+        deliver(by_api_token(), "e2", latest_reference="7")
+    assert (type(caught.value), caught.value.status) == (kind, status)
+
+
+@pytest.mark.parametrize("status", [401, 429, 503])
+def test_a_note_that_fails_for_the_whole_account_looks_nothing_up(answers: responses.RequestsMock, status: int) -> None:
+    answers.put(f"{BASE}/api/v2/tickets/7", status=status)
+    with pytest.raises(ServiceError) as caught:
+        deliver(by_api_token(), "e2", latest_reference="7")
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize("shown", [{"status": 404, "body": "<html>"}, {"status": 410}], ids=str)
+def test_a_ticket_that_cannot_be_found_any_more_is_replaced(
+    answers: responses.RequestsMock, shown: dict[str, Any]
+) -> None:
+    answers.put(f"{BASE}/api/v2/tickets/7", status=404, json={"error": "RecordNotFound"})
+    answers.get(f"{BASE}/api/v2/tickets", **LIST)
+    answers.get(f"{BASE}/api/v2/tickets/7", **shown)
+    answers.post(f"{BASE}/api/v2/tickets", status=201, json={"ticket": {"id": 8}})
+    sending = Sending(by_api_token(), new_claimed("e2", latest_reference="7"))
+    assert sending.go().reference == "8"
+    assert sending.draft.kind == "replacement"
+
+
+def test_a_note_is_tried_though_the_comments_may_not_be_read(answers: responses.RequestsMock) -> None:
+    answers.get(f"{BASE}/api/v2/tickets/7/comments", status=403)
+    answers.put(f"{BASE}/api/v2/tickets/7", json={"ticket": {"id": 7, "tags": ["createcase"]}})
+    assert deliver(by_api_token(), "e2", latest_reference="7", attempts=2).how == "note_added"
+
+
+def following(destination: ZendeskDestination) -> Sending:
+    """A follow-up of ticket 7, under way."""
+    draft = Draft("follow_up", b"{}", "key", "7")
+    return Sending(destination, new_claimed("e2", latest_reference="7", draft=draft))
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        {"status": 403, "json": {"error": "Forbidden"}},
+        {"status": 400, "body": "<html>"},
+        {"status": 404, "body": "<html>"},
+    ],
+    ids=str,
+)
+def test_a_follow_up_that_is_refused_in_any_way_becomes_a_plain_ticket_when_we_are_accepted(
+    answers: responses.RequestsMock, refusal: dict[str, Any]
+) -> None:
+    answers.post(f"{BASE}/api/v2/tickets", **refusal)
+    answers.get(f"{BASE}/api/v2/tickets", **LIST)
+    answers.get(f"{BASE}/api/v2/users/me", status=403)
+    answers.post(f"{BASE}/api/v2/tickets", status=201, json={"ticket": {"id": 8}})
+    sending = following(by_api_token())
+    assert (sending.go().reference, sending.draft.kind) == ("8", "replacement")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_follow_up_stays_one_when_zendesk_refuses_us(answers: responses.RequestsMock, status: int) -> None:
+    answers.post(f"{BASE}/api/v2/tickets", status=status)
+    if status == 403:
+        answers.get(f"{BASE}/api/v2/tickets", status=403)
+    sending = following(by_api_token())
+    with pytest.raises(AuthFailed):
+        sending.go()
+    assert [draft.kind for draft in sending.drafts] == ["follow_up"]
+
+
+def test_an_answer_with_the_ticket_of_another_post_is_an_unknown_outcome(answers: responses.RequestsMock) -> None:
+    answers.post(f"{BASE}/api/v2/tickets", status=201, json={"ticket": {"id": 8, "external_id": "twitter:2"}})
+    with pytest.raises(Unavailable, match="the ticket of another post"):
+        deliver(by_api_token())
+
+
 def test_a_follow_up_that_is_refused_becomes_a_plain_ticket_that_names_the_closed_one(
     destination: ZendeskDestination, zendesk: FakeZendesk
 ) -> None:
@@ -385,7 +497,8 @@ def test_a_limit_of_one_ticket_is_no_limit_of_the_account(
         for number in range(40):
             deliver(destination, f"n{number}", latest_reference=reference)
     assert (caught.value.item_only, caught.value.retry_after_s) == (True, 600.0)
-    assert deliver(destination, "e9", subject_id="twitter:2").how == "ticket_created"
+    other = {**labelled("CreateCase"), "item": {**POST, "entityId": "twitter:2"}}
+    assert deliver(destination, "e9", subject_id="twitter:2", payload=other).how == "ticket_created"
 
 
 def test_a_deleted_ticket_is_replaced_by_one_that_follows_nothing(
@@ -596,6 +709,13 @@ def test_a_note_refused_for_another_reason_than_its_ticket_is_refused(
 # The check
 
 
+@pytest.mark.parametrize("me", [{"status": 429, "headers": {"Retry-After": "600"}}, {"status": 503}], ids=str)
+def test_the_check_needs_no_answer_to_who_we_are(answers: responses.RequestsMock, me: dict[str, Any]) -> None:
+    answers.get(f"{BASE}/api/v2/tickets", **LIST)
+    answers.get(f"{BASE}/api/v2/users/me", **me)
+    assert by_api_token().check() == "an API token"
+
+
 def test_the_check_of_an_oauth_client_that_may_not_ask_who_it_is(
     destination: ZendeskDestination, zendesk: FakeZendesk
 ) -> None:
@@ -634,7 +754,6 @@ def test_the_check_names_the_credentials_and_whose_they_are(
         ({"status": 429}, None, Limited),
         ({"status": 503}, None, Unavailable),
         ({"json": {"tickets": []}}, {"status": 401}, AuthFailed),
-        ({"json": {"tickets": []}}, {"status": 503}, Unavailable),
         ({"json": {"tickets": []}}, {"json": {"user": {"id": 1, "role": "end-user"}}}, AuthFailed),
         ({"json": {"tickets": []}}, {"json": {"user": {"id": None}}}, AuthFailed),
     ],

@@ -396,12 +396,20 @@ def test_a_network_has_the_name_people_know(entity_id: str, name: str) -> None:
         pytest.param(("Réclamation Très Urgente",), ["reclamation_tres_urgente"], id="accents"),
         pytest.param(("Re\u0301clamation",), ["reclamation"], id="an accent of its own"),
         pytest.param(("Straße ＶＩＰ ﬁne",), ["strasse_vip_fine"], id="other forms of letters"),
-        pytest.param(("日本 VIP",), ["vip"], id="half in another script"),
+        pytest.param(("Łódź Bjørn Đà Æble Þór Œuf ıI",), ["lodz_bjorn_da_aeble_thor_oeuf_ii"], id="strokes"),
+        pytest.param(
+            ("VIP 日本", "VIP 한국", "VIP"), ["vip-c870f819", "vip-e15f58cf", "vip"], id="half in another script"
+        ),
+        pytest.param(("C++", "C#", "C"), ["c-f1deb75f", "c-04022884", "c"], id="signs that make the name"),
+        pytest.param(("Crisis 🔥❤️", "Crisis!"), ["crisis-5a9786ea", "crisis"], id="emoji, and punctuation"),
+        pytest.param(("Legal & PR (urgent): «now»",), ["legal_pr_urgent_now"], id="punctuation between words"),
+        pytest.param(("V\u200bIP\u00ad",), ["vip"], id="characters without a width"),
         pytest.param(("日本",), ["label-cf2abf0c"], id="in another script"),
         pytest.param(
             ("日本", "한국", "🔥"), ["label-cf2abf0c", "label-1eb7da6d", "label-ed8d8305"], id="in other scripts"
         ),
-        pytest.param(("x" * 99,), ["x" * 80], id="a long one"),
+        pytest.param(("x" * 80,), ["x" * 80], id="a long one"),
+        pytest.param(("x" * 81,), [f"{'x' * 71}-4d1f7bb8"], id="a longer one"),
     ],
 )
 def test_the_tags_name_the_service_the_network_and_the_labels_that_matched(

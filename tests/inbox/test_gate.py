@@ -17,6 +17,7 @@ from inbox.gate import (
     OPEN,
     OUTAGE,
     REFUSING,
+    ROUND_S,
     STREAK,
     UNAUTHORISED,
     Gate,
@@ -37,8 +38,8 @@ def failed(gate: Gate, state: str = OUTAGE, retry_after_s: float | None = None) 
 
 def failed_item(gate: Gate, item_id: int, likeness: str = "refused 422", state: str = REFUSING, **more: Any) -> Gate:
     """The gate after an item failed though the destination works."""
-    version, retry_after_s = more.get("version", gate.version), more.get("retry_after_s")
-    return gate.after_failed_item(NOW, version, state, "Zendesk answered 422", retry_after_s, likeness, item_id)
+    version, again = more.get("version", gate.version), more.get("again", False)
+    return gate.after_failed_item(NOW, version, state, "Zendesk answered 422", None, likeness, item_id, again)
 
 
 def refusing(state: str = REFUSING) -> Gate:
@@ -139,14 +140,47 @@ def test_a_count_from_before_the_clock_was_set_back_limits_nothing_and_the_next_
 @pytest.mark.parametrize("state", CLOSED)
 def test_a_closed_gate_knows_its_probe_until_the_next_change(state: str) -> None:
     gate = closed(state, 0.0, failures=2)
-    probing = gate.probing(7)
-    assert probing == replace(gate, probe=7)
+    probing = gate.probing(NOW, 7)
+    assert (probing.probe, probing.state, probing.version) == (7, state, gate.version)
     assert probing.after_success(NOW, version=3).probe is None
     assert failed(probing, state).probe is None
 
 
 def test_an_open_gate_has_no_probes() -> None:
-    assert Gate().probing(7) == Gate()
+    assert Gate().probing(NOW, 7) == Gate()
+
+
+# Rounds
+
+
+def test_while_all_are_refused_alike_those_not_tried_yet_leave_together_every_few_seconds() -> None:
+    gate = refusing()
+    for _ in range(4):
+        gate = failed_item(gate, 1, again=True)
+    assert (gate.held_for(NOW), gate.round_places(NOW + ROUND_S - 0.1, 0, 8)) == (60.0, 0)
+    assert (gate.round_places(NOW + ROUND_S, 0, 8), gate.places(NOW + ROUND_S, 0, 8)) == (8, 0)
+    left = gate.probing(NOW + ROUND_S, 7)
+    assert [left.round_places(NOW + after_s, 0, 8) for after_s in (ROUND_S, 2 * ROUND_S)] == [0, 8]
+    assert left.held_for(NOW + ROUND_S) == 55.0
+
+
+def test_a_round_keeps_to_the_calls_that_are_left() -> None:
+    gate = replace(refusing(), hold_until=NOW).counted(NOW, calls_left=11, reset_s=30.0)
+    assert (gate.round_places(NOW, 2, 8), gate.round_places(NOW, 3, 8)) == (1, 0)
+
+
+@pytest.mark.parametrize("gate", [Gate(), closed(OUTAGE, 0.0), refusing(LIMITED), failed(refusing())])
+def test_there_are_no_rounds_in_another_state(gate: Gate) -> None:
+    assert gate.round_places(NOW + MAX_HOLD_S - 1, 0, 8) == 0
+
+
+def test_all_answers_of_a_round_count_and_make_no_hold_longer() -> None:
+    gate = first = refusing()
+    for item_id in range(6, 14):
+        gate = failed_item(gate, item_id, version=first.version)
+        assert (gate.state, gate.held_for(NOW), gate.failures) == (REFUSING, ROUND_S, 1)
+    assert failed_item(gate, 14, "refused 404", version=first.version).state == OPEN
+    assert gate.after_success(NOW, first.version).state == OPEN
 
 
 # Counting
@@ -319,8 +353,10 @@ def test_five_different_items_in_a_row_that_are_refused_alike_close_the_gate() -
 
 
 @pytest.mark.parametrize("state", [UNAUTHORISED, OUTAGE, LIMITED])
-def test_five_different_items_in_a_row_that_fail_alike_close_the_gate_in_the_state_of_their_failure(state: str) -> None:
-    gate = refusing(state=state)
+def test_five_different_items_in_a_row_that_fail_alike_close_the_gate_in_the_state_it_is_told(state: str) -> None:
+    gate = Gate()
+    for item_id in range(1, STREAK + 1):
+        gate = failed_item(gate, item_id, f"{state} 403", state)
     assert (gate.state, gate.all_alike) == (state, True)
     assert gate.reason.endswith("failed alike")
 
@@ -343,7 +379,7 @@ def test_when_all_fail_alike_a_probe_that_fails_so_too_holds_longer(state: str) 
     gate = refusing(state=state)
     waits = []
     for item_id in (6, 1, 7, 8):
-        gate = failed_item(gate, item_id, state=state)
+        gate = failed_item(gate, item_id, state=state, again=True)
         waits.append(gate.held_for(NOW))
         assert (gate.state, gate.all_alike, gate.blamed) == (state, True, "1 2 3 4 5")
     assert waits == [15.0, 30.0, 60.0, 60.0]
@@ -382,7 +418,7 @@ def test_a_check_of_an_open_gate_changes_nothing() -> None:
 
 
 def test_the_reason_fits_its_column() -> None:
-    gate = Gate(blame="x", blamed="1 2 3 4").after_failed_item(NOW, 0, REFUSING, "é" * 900, None, "x", 5)
+    gate = Gate(blame="refused", blamed="1 2 3 4").after_failed_item(NOW, 0, REFUSING, "é" * 900, None, "refused", 5)
     assert len(gate.reason) <= 500 and gate.reason.endswith("refused alike")
 
 
@@ -424,7 +460,7 @@ def test_no_history_closes_the_gate_for_good_or_lets_more_leave_than_are_free(hi
         if outcome == "success":
             gate = gate.after_success(now, version)
         elif outcome == "probe":
-            gate = gate.probing(7)
+            gate = gate.probing(now, 7)
         elif outcome.endswith("item"):
             gate = gate.after_failed_item(now, version, REFUSING, "422", retry_after_s, outcome[:3], calls_left)
         else:

@@ -602,9 +602,10 @@ def test_two_items_that_are_refused_whatever_one_does_never_close_the_gate_for_g
 
 @pytest.mark.parametrize("how", [OUTAGE, LIMITED, UNAUTHORISED])
 def test_five_items_in_a_row_that_fail_alike_though_the_check_works_close_the_gate(how: str, inbox: Inbox) -> None:
+    """A row of limits closes as one, so that its hold is kept to."""
     inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(6)])
     answers = [settle(inbox, item, how, reason="403", status=403, item_only=True) for item in claim(inbox, 5)]
-    assert [answer.after.state for answer in answers] == [OPEN] * 4 + [how]
+    assert [answer.after.state for answer in answers] == [OPEN] * 4 + [LIMITED if how == LIMITED else REFUSING]
     assert [answer.state for answer in answers] == [PENDING] * 5
     assert claim(inbox) == []
 
@@ -618,6 +619,114 @@ def test_a_refused_call_for_several_items_blames_none_and_each_is_sent_alone(inb
     clock.advance(2)
     alone = inbox.claim("zendesk", 1, LEASE_S, compose, above=5)
     assert (alone.together, len(alone.items)) == (False, 1)
+
+
+def settle_round(inbox: Inbox, free: int = 8, how: str = REFUSED) -> list[str]:
+    """A round comes back: what is good is taken, the rest is refused alike. Returns its events."""
+    items = claim(inbox, free)
+    refusal = {**REFUSAL, "how": how, "item_only": how != REFUSED}
+    for item in items:
+        settle(inbox, item, **({} if "good" in item.event_uuid else refusal))
+    return [item.event_uuid for item in items]
+
+
+@pytest.mark.parametrize("how", [REFUSED, UNAUTHORISED, OUTAGE])
+@pytest.mark.parametrize("bad", [12, 30])
+def test_a_good_item_behind_many_that_are_refused_alike_leaves_soon(
+    bad: int, how: str, inbox: Inbox, records: Records, clock: Clock
+) -> None:
+    inbox.accept([new_item(f"bad {n}", f"p:{n}") for n in range(bad)])
+    settle_round(inbox, how=how)
+    assert inbox.gate("zendesk")[0].state == REFUSING
+    inbox.accept([new_item("good", "p:good")])
+    clock.advance(5)
+    assert settle_round(inbox, how=how)[0] == "good"  # the newest first
+    assert inbox.gate("zendesk")[0].state == OPEN
+    for number in range(12):  # those not tried yet may make up a row once more
+        settle_round(inbox, how=how)
+        inbox.accept([new_item(f"good {number}", f"q:{number}")])
+        clock.advance(5)
+        settle_round(inbox, how=how)
+    assert inbox.gate("zendesk")[0].state == OPEN
+    assert (inbox.counts().parked, inbox.counts().pending) == ((bad, 0) if how == REFUSED else (0, bad))
+
+
+def test_those_not_tried_yet_are_all_tried_before_any_is_tried_again(inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item(f"e{n:02}", f"p:{n}") for n in range(30)])
+    tried, waits = [], []
+    for _ in range(7):
+        tried.append(settle_round(inbox))
+        waits.append(inbox.gate("zendesk")[1])
+        clock.advance(waits[-1])
+    assert [len(names) for names in tried] == [8, 8, 8, 6, 1, 1, 1]
+    assert tried[1] == [f"e{n}" for n in range(29, 21, -1)]
+    assert waits == [5.0, 5.0, 5.0, 5.0, 15.0, 30.0, 60.0]
+    assert (inbox.counts().pending, inbox.counts().parked) == (30, 0)
+
+
+def test_a_new_item_does_not_wait_for_a_hold_that_grew(inbox: Inbox, other: Inbox, clock: Clock) -> None:
+    refuse_alike(inbox, 5)
+    for _ in range(4):
+        clock.advance(inbox.gate("zendesk")[1])
+        settle_round(inbox)
+    inbox.accept([new_item("good", "p:good")])
+    assert inbox.gate("zendesk")[1] == 60.0 and claim(inbox) == []
+    clock.advance(5)
+    assert claimed(inbox) == ["good"]
+    inbox.accept([new_item("another", "p:another")])
+    assert claim(other) == []
+    clock.advance(5)
+    assert claimed(other) == ["another"]
+
+
+def test_no_check_opens_while_a_round_is_under_way(inbox: Inbox, other: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(7)])
+    settle_round(inbox, 5)
+    clock.advance(5)
+    first, _ = claim(inbox, 2)
+    settle(inbox, first, **REFUSAL)
+    clock.advance(5)
+    assert claim(other) == [] and other.begin_check("zendesk", 20) is None
+
+
+def test_failures_while_all_fail_alike_count_when_others_are_taken(inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item(f"bad {n}", f"p:{n}") for n in range(5)])
+    for _ in range(60):
+        settle_round(inbox, how=UNAUTHORISED)
+        clock.advance(120)
+    assert (inbox.counts().pending, inbox.counts().parked) == (5, 0)
+    inbox.accept([new_item("good", "p:good")])
+    settle_round(inbox, how=UNAUTHORISED)
+    settle_round(inbox, how=UNAUTHORISED)
+    assert (inbox.counts().pending, inbox.counts().parked) == (0, 5)
+
+
+def test_refusals_that_quote_a_reference_are_alike(inbox: Inbox) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(5)])
+    for item in claim(inbox):
+        settle(inbox, item, **{**REFUSAL, "code": f"AccountSuspended ref-{item.id:x}7 9f{item.id}c0ffee"})
+    assert inbox.gate("zendesk")[0].state == REFUSING
+
+
+def test_a_limit_is_of_one_item_while_the_account_has_calls_left(inbox: Inbox, clock: Clock) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(6)])
+    move_gate(inbox, "checked", calls_left=650, reset_s=30.0)
+    answers = [settle(inbox, item, LIMITED, reason="429", status=429, retry_after_s=600.0) for item in claim(inbox, 5)]
+    assert [answer.after.state for answer in answers] == [OPEN] * 4 + [LIMITED]
+    assert answers[-1].after.held_for(clock.now) == 600.0
+
+
+@pytest.mark.parametrize("calls_left", [None, 2])
+def test_a_limit_is_the_accounts_unless_it_is_known_to_have_calls_left(calls_left: int | None, inbox: Inbox) -> None:
+    inbox.accept([new_item()])
+    [item] = claim(inbox)
+    assert settle(inbox, item, LIMITED, reason="429", calls_left=calls_left, reset_s=30.0).after.state == LIMITED
+
+
+@pytest.mark.parametrize("outcome", [{"item_only": True}, {"calls_left": 650, "reset_s": 30.0}])
+def test_a_check_that_is_limited_alone_says_nothing(outcome: dict[str, Any], inbox: Inbox) -> None:
+    _, after = move_gate(inbox, LIMITED, reason="429", retry_after_s=600.0, **outcome)
+    assert after.state == OPEN
 
 
 # Items that fail for too long
@@ -687,6 +796,10 @@ def test_with_a_pace_one_item_leaves_at_a_time_and_all_processes_wait_for_the_ne
     inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(4)])
     first = inbox.claim("zendesk", 8, LEASE_S, compose, pace_s=1.0)
     assert [item.event_uuid for item in first.items] == ["e0"]
+    clock.advance(3.0)
+    waiting = other.claim("zendesk", 8, LEASE_S, compose, pace_s=1.0)
+    assert (waiting.items, waiting.held_s) == ([], 1.0)  # nobody knows yet when it reaches them
+    inbox.settle([(first.items[0], Outcome("message_posted", 3.0, reference="1"))], pace_s=1.0)
     clock.advance(0.25)
     second = other.claim("zendesk", 8, LEASE_S, compose, pace_s=1.0)
     assert (second.items, second.held_s) == ([], 0.75)
@@ -916,7 +1029,8 @@ def test_a_clock_that_was_set_back_makes_no_lease_longer_and_ends_none(
 @BACK
 def test_a_clock_that_was_set_back_makes_no_pace_slower(back_s: float, inbox: Inbox, clock: Clock) -> None:
     inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(2)])
-    inbox.claim("zendesk", 1, LEASE_S, compose, pace_s=1.0)
+    [first] = inbox.claim("zendesk", 1, LEASE_S, compose, pace_s=1.0).items
+    inbox.settle([(first, Outcome("message_posted", 0.1, reference="1"))], pace_s=1.0)
     clock.advance(-back_s)
     assert len(inbox.claim("zendesk", 1, LEASE_S, compose, pace_s=1.0).items) == 1
 

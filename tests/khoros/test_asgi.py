@@ -205,6 +205,15 @@ def test_each_gets_its_own_answer_and_none_pays_for_anothers_mistake(asgi: Asgi,
     ]
 
 
+@pytest.mark.parametrize("ours", [0, 1])
+def test_two_authorization_headers_are_refused_with_the_reason(ours: int, asgi: Asgi) -> None:
+    sender = Sender(notification("e1"))
+    [given] = [pair for pair in sender.scope["headers"] if pair[0] == b"authorization"]
+    sender.scope["headers"].insert(0 if ours else len(sender.scope["headers"]), (b"authorization", b"Bearer zzz"))
+    assert given in sender.scope["headers"] and ask(asgi, sender) == [401]
+    assert "more than one Authorization header" in sender.answer["message"]
+
+
 def test_without_the_token_and_for_a_length_over_the_limit_no_byte_of_the_body_is_read(asgi: Asgi) -> None:
     large = {"content-length": str(BODY_LIMIT + 1)}
     for sender, status in ((Sender(token="wrong"), 401), (Sender(headers=large), 413)):
@@ -497,6 +506,14 @@ def test_without_a_known_address_the_one_that_was_asked_is_named(
     headers = {"host": "relay.example", "x-forwarded-proto": "https"}
     assert ask(Asgi(app, relay_of(app).receiver), Sender(notification(), path="/webhook", headers=headers)) == [404]
     assert "https://relay.example/notifications" in fields_of(caplog, "notification_misdirected")["reason"]
+
+
+def test_a_push_to_the_status_page_has_a_line_with_the_right_address(
+    new_app: Callable[[Any], Flask], caplog: pytest.LogCaptureFixture
+) -> None:
+    app = new_app(new_settings(status_password="made-up-password", database_url="sqlite://"))
+    assert ask(Asgi(app, relay_of(app).receiver), Sender(notification(), path="/status")) == [401]
+    assert "/notifications" in fields_of(caplog, "notification_misdirected")["reason"]
 
 
 def test_a_push_to_a_service_that_polls_has_a_line_that_says_so(

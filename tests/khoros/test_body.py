@@ -6,13 +6,14 @@ import gzip
 import json
 import tracemalloc
 import zlib
+from base64 import b64decode
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from khoros.body import BODY_LIMIT, LAYERS, NOT_JSON, TOO_DEEP, Body, parse_body, unpacked
+from khoros.body import BODY_LIMIT, LAYERS, NOT_JSON, NOT_TEXT, TOO_DEEP, Body, parse_body, unpacked
 
 VALUE = {"text": "My “crème brûlée” never came"}
 PLAIN = json.dumps(VALUE).encode()
@@ -46,6 +47,13 @@ PACKINGS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "declared as deflate and plain": ("deflate", bytes),
     "declared as something unknown and plain": ("br", bytes),
     "plain behind a blank": ("deflate", lambda data: b" " + data),
+    "in two parts": ("gzip", lambda data: gzip.compress(data[:9]) + gzip.compress(data[9:])),
+    "in two parts, deflate": ("deflate", lambda data: zlib.compress(data[:9]) + zlib.compress(data[9:])),
+    "with an empty part in it": ("", lambda data: gzip.compress(b"") + gzip.compress(data) + gzip.compress(b"")),
+    "not declared, raw deflate": ("", raw_deflate),
+    "declared as gzip, raw deflate": ("gzip", raw_deflate),
+    "with a wrong checksum": ("gzip", lambda data: gzip.compress(data)[:-8] + b"\0" * 8),
+    "without its checksum, behind a line break": ("gzip", lambda data: gzip.compress(b"\n" + data)[:-8]),
     "with something behind it": ("gzip", lambda data: gzip.compress(data) + b"\0" * 2000),
 }
 
@@ -70,6 +78,40 @@ def test_of_what_breaks_off_or_is_damaged_the_beginning_is_kept(pack: Callable[[
     for data in (packed[:-200], damaged):
         found = unpacked(data, "deflate")
         assert len(found) > 500 and NOTED.startswith(found[:500])
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
+@pytest.mark.parametrize("charset", ["utf-16", "utf-16-be", "utf-8-sig"])
+def test_what_breaks_off_in_another_charset_is_read_up_to_there(charset: str, pack: Callable[[bytes], bytes]) -> None:
+    body = json.dumps(VALUE, ensure_ascii=False).encode(charset)
+    assert parse_body(unpacked(pack(body)[:-4], "deflate")).raws == [VALUE]
+
+
+def test_of_a_form_that_breaks_off_the_object_is_read() -> None:
+    body = gzip.compress(b"payload=%7B%22text%22%3A+%22x%22%7D")[:-8]
+    assert parse_body(unpacked(body, "gzip")).raws == [{"text": "x"}]
+
+
+def test_a_small_body_that_is_damaged_is_kept_up_to_the_damage() -> None:
+    body = json.dumps({"numbers": list(range(300))}).encode()
+    packed = gzip.compress(body)
+    damaged = packed[:-200] + bytes(byte ^ 0xFF for byte in packed[-200:])
+    found = parse_body(unpacked(damaged, "gzip"))
+    assert len(packed) < 1024 and found.fault == NOT_JSON and found.text[:200] == body[:200].decode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"\x28\xb5\x2f\xfd" + bytes(range(200, 256)), b"\x8b\x07\x80abc", b"\x1f\x9d\x90" + b"\xc3" * 50, b"\xff" * 9],
+    ids=["zstd", "br", "compress", "nothing known"],
+)
+def test_what_is_no_text_is_kept_in_base64_so_that_nothing_is_lost(body: bytes) -> None:
+    found = parse_body(unpacked(body, "br"))
+    assert (found.raws, found.fault, b64decode(found.text)) == ([], NOT_TEXT, body)
+
+
+def test_a_thousand_empty_parts_are_nothing() -> None:
+    assert unpacked(gzip.compress(b"") * 1000, "gzip") == b""
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress, raw_deflate, lambda d: gzip.compress(gzip.compress(d))])
@@ -130,6 +172,13 @@ def test_a_bad_byte_is_replaced_and_the_rest_is_read(content_type: str) -> None:
     assert parse_body(body, content_type).raws == [{"text": "crème br\ufffdl\ufffde"}]
 
 
+@pytest.mark.parametrize("nuls", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("at", [0, 1, 8])
+def test_nuls_in_a_body_do_not_make_it_another_charset(nuls: int, at: int) -> None:
+    body = json.dumps(VALUE, ensure_ascii=False).encode()
+    assert parse_body(body[:at] + b"\0" * nuls + body[at:]).raws == [VALUE]
+
+
 # Not quite JSON
 
 
@@ -164,9 +213,17 @@ def test_numbers_that_are_no_json_are_nothing() -> None:
     assert parse_body(body) == Body([{"a": None, "b": [None, None, None, 1.5], "c": -0.0}])
 
 
+@pytest.mark.parametrize("more", [b"", b" "])
+def test_a_number_of_thousands_of_digits_is_text_and_others_are_numbers(more: bytes) -> None:
+    body = b'{"a": ' + b"9" * 5000 + b', "b": 12, "c": -' + b"8" * 3000 + b"}" + more
+    assert parse_body(body).raws == [{"a": "9" * 5000, "b": 12, "c": -int("8" * 3000)}]
+
+
 def test_objects_one_after_the_other_and_in_an_array_are_read_one_by_one() -> None:
     assert parse_body(b'[{"a": 1}, 2, {"b": 3}]').raws == [{"a": 1}, 2, {"b": 3}]
     assert parse_body(b'{"a": 1}\n{"b": 3}\n').raws == [{"a": 1}, {"b": 3}]
+    assert parse_body(b'[[{"a": 1}], [2, [{"b": 3}, []]]]').raws == [{"a": 1}, 2, {"b": 3}]
+    assert parse_body(b"[" * 900 + b"{}" + b"]" * 900).raws == [{}]
     assert parse_body(b"[]") == Body([[]]) and parse_body(b"[1, 2]") == Body([[1, 2]])
 
 
@@ -186,7 +243,6 @@ def test_every_other_value_is_read(value: Any) -> None:
         (b"hello", NOT_JSON),
         (b'{"a": 1', NOT_JSON),
         (b"{'a': 1}", NOT_JSON),
-        (b'{"a": ' + b"9" * 5000 + b"}", NOT_JSON),
         (b'{"a":' * 90_000, TOO_DEEP),
         (b"[" * 200_000 + b"]" * 200_000, NOT_JSON),
     ],
@@ -201,5 +257,6 @@ def test_what_follows_a_readable_object_is_text_when_it_may_hold_another() -> No
 
 
 def test_every_byte_may_come() -> None:
-    body = parse_body(b"\x89PNG\r\n" + bytes(range(256)) * 4)
-    assert body.raws == [] and body.fault == NOT_JSON and "ABCDEF" in body.text
+    data = b"\x89PNG\r\n" + bytes(range(256)) * 4
+    assert parse_body(b'["' + data).text.count("ABCDEF") == 4 and parse_body(b'["' + data).fault == NOT_JSON
+    assert b64decode(parse_body(data).text) == data

@@ -34,7 +34,7 @@ from inbox.unrouted import Unrouted
 from khoros.catch_up import GARBLED, OFF_S, PAGES, POLL_TURN_S, ROUND_PAGES, CatchUp, CatchUpStatus, Source
 from khoros.receive import Receipt, Receiver
 from khoros.subscriptions import Subscriptions
-from khoros_client import Garbled, KhorosClient, Upserted
+from khoros_client import OVERLONG, Garbled, KhorosClient, Upserted
 from outbound import Rejected, Unavailable
 from sandbox.khoros import FakeKhoros, chicago
 
@@ -440,6 +440,7 @@ class Odd(KhorosClient):
         self.pages: Iterator[list[Any]] | None = None
         self.listed: list[Any] = []
         self.bad: set[int] = set()
+        self.overlong: set[int] = set()
         self.refuses_what_is_behind = False
 
     def events(self, uuid: str, *, offset: int, limit: int) -> list[Any]:
@@ -451,6 +452,8 @@ class Odd(KhorosClient):
         shown = range(len(self.listed))[offset : offset + min(limit, self.page_size)]
         if bad := self.bad & set(shown):
             raise Garbled(f'[{{"eventUuid": e{bad}')
+        if self.overlong & set(shown):
+            raise Garbled(OVERLONG)
         return [self.listed[n] for n in shown]
 
 
@@ -675,6 +678,34 @@ def test_when_no_event_is_json_it_is_a_fault_and_few_texts_are_kept(
         GARBLED,
         "Khoros answered 200 with data that cannot be read",
     )
+
+
+@SQLITE
+def test_more_unreadable_events_than_one_poll_keeps_stop_no_others(
+    catch_up: CatchUp, odd: Odd, database: Database, clock: Clock
+) -> None:
+    count = 2 * GARBLED + 5
+    odd.listed = [{**notification(f"e{n}"), "createdDate": chicago(clock.now)} for n in range(count + 10)]
+    odd.bad = set(range(5, count + 5))
+    for _ in range(3):
+        catch_up.step(SOURCE)
+        clock.advance(EVERY_S)
+    states = [row[2] for row in rows(database)]
+    assert (states.count("pending"), states.count("parked")) == (10, count) and catch_up.status().failed == ""
+
+
+@SQLITE
+def test_events_that_are_too_long_are_kept_as_one_note_and_stop_no_others_wherever_they_move(
+    catch_up: CatchUp, odd: Odd, database: Database, clock: Clock
+) -> None:
+    odd.listed = [{**notification(f"e{n}"), "createdDate": chicago(clock.now)} for n in range(20)]
+    for place in (3, 4, 9):
+        odd.overlong = {place, place + 1}
+        catch_up.step(SOURCE)
+        assert catch_up.status().failed == ""
+        clock.advance(EVERY_S)
+    [parked] = [row for row in rows(database) if row[2] == "parked"]
+    assert parked[3] == OVERLONG and len(rows(database)) == 21
 
 
 @SQLITE

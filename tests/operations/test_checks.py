@@ -423,7 +423,6 @@ def test_an_address_that_nobody_knows_and_one_that_nobody_needs(changed: NewApp)
             "takes us for an end-user",
             "Use the credentials of an agent",
         ),
-        (lambda z: z.faults.outage(503, path="/api/v2/users/me"), {}, "Zendesk answered 503", "Try again"),
     ],
     ids=[
         *("down", "limited", "reset", "wrong secret", "no rights", "redirect", "web page", "wrong address"),
@@ -433,7 +432,6 @@ def test_an_address_that_nobody_knows_and_one_that_nobody_needs(changed: NewApp)
             "wrong scope",
             "Anonymous user",
             "end user",
-            "down in between",
         ),
     ],
 )
@@ -558,10 +556,22 @@ def test_a_destination_that_refuses_all_is_a_problem_though_its_credentials_work
         ("x cannot be called: REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no readable file", "Correct that variable"),
         ("x cannot be called: its token … that no header may hold: copy it again", "Set the variable again"),
         ("x cannot be reached through the proxy of HTTPS_PROXY: nothing listens there", "Correct HTTPS_PROXY"),
+        ("Zendesk (x) cannot be called: the address in HTTPS_PROXY is not usable", "Correct HTTPS_PROXY"),
+        ("Khoros (x) cannot be called: its address is not usable", "Correct KHOROS_API_URL"),
+        ("Zendesk (x) cannot be called: its address is not usable", "Correct ZENDESK_API_URL"),
+        ("Slack (x) cannot be called: its address is not usable", "Correct SLACK_API_URL"),
+        ("a..example cannot be called: its address is not usable", "Correct that address in ROUTES, or PUBLIC_URL"),
     ],
 )
 def test_each_reason_has_its_advice(reason: str, to_do: str) -> None:
     assert advice(reason).startswith(to_do)
+
+
+@pytest.mark.parametrize("host", ["acme..zendesk.com", "\N{SNOWMAN}.zendesk.com", "a" * 64 + ".zendesk.com"])
+def test_an_address_of_zendesk_that_can_never_work_is_named(host: str, changed: NewApp) -> None:
+    check = found(changed(url=f"https://{host}"), ZENDESK)
+    assert check.result == PROBLEM and f"{host}) cannot be called" in check.found
+    assert check.to_do.startswith("Correct ZENDESK_API_URL")
 
 
 def test_an_error_nobody_foresaw_has_some_advice() -> None:

@@ -5,16 +5,32 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import Result
-from conftest import NOWHERE, TEXT, WEBHOOK_SECRET, Clock, new_item, new_routes, new_settings, relay_of, rows, wait_for
+from conftest import (
+    NOWHERE,
+    TEXT,
+    WEBHOOK_SECRET,
+    Clock,
+    alone,
+    new_item,
+    new_routes,
+    new_settings,
+    relay_of,
+    rows,
+    wait_for,
+)
 from flask import Flask
+from flask.cli import FlaskGroup, ScriptInfo
 from flask.testing import FlaskCliRunner
 from steps import claim, deliver, move_gate, park, settle
 
@@ -38,6 +54,7 @@ from sandbox.zendesk import FakeZendesk
 
 pytestmark = pytest.mark.usefixtures("clean_log")
 
+ROOT = Path(__file__).parent.parent.parent
 DOWN = "sqlite:////nowhere/at/all/relay.db"
 COMMANDS = (["show"], ["pause"], ["resume"], ["delete", "--yes"])
 
@@ -379,7 +396,8 @@ def test_a_test_post_that_zendesk_refuses_is_said_to_be_parked(delivering: Flask
     zendesk.faults.fail(1, 422, method="POST", path="/api")
     result = invoke(delivering, "send-test", "--json")
     assert (result.exit_code, json.loads(result.stdout)["state"]) == (1, "parked")
-    assert "parked: Zendesk answered 422 RecordInvalid. To try again: flask --app app inbox retry 1" in result.stderr
+    assert "parked: Zendesk answered 422 RecordInvalid: it names no field" in result.stderr
+    assert "To try again: flask --app app inbox retry 1" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -426,15 +444,35 @@ ROUTE_LINES = [
 
 def test_the_routes_are_listed_in_words_with_their_numbers(again: NewApp) -> None:
     app = again(routes=SEVERAL.replace("{url}", "https://hooks.example/T0P/SECRET"))
-    lines = invoke(app, "routes").stdout.splitlines()
+    lines = invoke(app, "routing").stdout.splitlines()
     assert lines[1:-1] == ROUTE_LINES and "send-test ROUTE" in lines[-1]
-    printed = invoke(app, "routes", "--json").stdout
+    printed = invoke(app, "routing", "--json").stdout
     assert json.loads(printed)[2] == {
         "route": 3,
         "words": "Rule Product recall → Slack ann@acme.example",
         "destination": "slack:ann@acme.example",
     }
     assert "T0P" not in printed + "".join(lines)
+
+
+def run_flask(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The program that people type, in a process of its own."""
+    command = [str(Path(sys.executable).parent / "flask"), "--app", "app", *words]
+    environment = {"PATH": os.environ["PATH"], "PYTHON_DOTENV_DISABLED": "1", **alone(folder)}
+    return subprocess.run(  # noqa: S603 - our own program
+        command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=60, check=False
+    )
+
+
+def test_the_routes_are_listed_by_the_program_that_people_type(tmp_path: Path) -> None:
+    result = run_flask(tmp_path, "routing")
+    assert (result.returncode, result.stdout.splitlines()[1]) == (0, "1      Label CreateCase → Zendesk"), result.stderr
+
+
+def test_no_command_of_flasks_own_hides_one_of_ours(app: Flask) -> None:
+    group = FlaskGroup(create_app=lambda: app)
+    with click.Context(group, obj=ScriptInfo(create_app=lambda: app)) as context:
+        assert [group.get_command(context, str(one.name)) for one in cli.COMMANDS] == [*cli.COMMANDS]
 
 
 @pytest.fixture
@@ -498,7 +536,7 @@ def test_all_routes_can_be_tried_at_once(everywhere: Everywhere, zendesk: FakeZe
 @pytest.mark.parametrize(
     ("route", "said"),
     [
-        ("nowhere", "no routes are called nowhere: give a number of: flask --app app routes"),
+        ("nowhere", "no routes are called nowhere: give a number of: flask --app app routing"),
         ("0", "no routes are called 0"),
         ("8", "no routes are called 8"),
         ("9" * 5000, "no routes are called 999"),
@@ -622,7 +660,8 @@ class TestDeliverOnce:
         fill(connected, 1)
         zendesk.faults.outage(403, method="POST", path="/api")
         result = deliver_once(connected, 1)
-        assert result.exit_code == 1 and "1 still wait. Zendesk answered 403 Forbidden" in result.stderr
+        assert result.exit_code == 1 and "1 still wait. Zendesk refuses this one post (403" in result.stderr
+        assert "To give it up: flask --app app inbox discard" in result.stderr
 
     def test_no_progress_ends_it(self, connected: Flask, zendesk: FakeZendesk) -> None:
         fill(connected, 1)

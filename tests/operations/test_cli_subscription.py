@@ -360,7 +360,7 @@ def test_show_names_those_that_khoros_does_not_have_and_shows_the_others(
 def test_an_event_that_no_route_wants_is_named(name: str, words: list[str], many: FlaskCliRunner) -> None:
     result = run(many, *words, "--event", name)
     assert (result.exit_code, no_traceback(result)) == (1, True)
-    assert result.output == f"Error: no route wants the event {name}. See: flask --app app routes\n"
+    assert result.output == f"Error: no route wants the event {name}. See: flask --app app routing\n"
 
 
 def test_a_delete_that_ends_half_way_keeps_deleted_what_is_deleted_and_watches_the_rest(

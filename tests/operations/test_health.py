@@ -137,6 +137,16 @@ def test_what_waits_for_a_destination_without_a_route_needs_a_person(
     assert (shown["slack:a…@acme.example"]["state"], shown["slack:a…@acme.example"]["pending"]) == ("no_route", 1)
 
 
+def test_two_people_whose_masked_addresses_look_alike_keep_two_rows(
+    health: Callable[[], Health], inbox: Inbox, facts: Facts
+) -> None:
+    subscribe(facts)
+    inbox.accept([new_item(destination=PERSON), new_item("e2", "p:2", destination="slack:amy@acme.example")])
+    shown = public_health(health())
+    rows = [row["pending"] for name, row in shown.items() if name.startswith("slack:a…@acme.example/")]
+    assert rows == [1, 1] and "ann@" not in str(shown) and "amy@" not in str(shown)
+
+
 def test_nothing_is_ok_while_an_item_waits_too_long_whatever_the_gate_says(
     health: Callable[[], Health], inbox: Inbox, facts: Facts, clock: Clock
 ) -> None:

@@ -195,6 +195,16 @@ def test_a_relay_that_was_killed_fetches_what_it_missed(page: Page, demo: Demo) 
     assert tickets_of(demo, post) == 1
 
 
+def test_on_a_phone_the_six_buttons_take_two_rows_and_each_is_explained(browser: Browser, demo: Demo) -> None:
+    with opened(browser, demo.url, 360) as page:
+        buttons = page.locator(".actions button")
+        boxes = [box for button in buttons.all() if (box := button.bounding_box())]
+        assert len(boxes) == 6 and len({round(box["y"]) for box in boxes}) == 2
+        assert all(box["x"] + box["width"] <= 360 for box in boxes)
+        for name in ("Rule matches", "Publish", "Send to Facebook"):
+            expect(page.locator("#inbox li", has_text=f"{name}: ")).to_be_visible()
+
+
 def test_everything_works_with_the_keyboard_and_the_focus_stays(browser: Browser, demo: Demo) -> None:
     with opened(browser, demo.url) as page:
         [post] = demo.khoros.add_posts(1)
