@@ -9,7 +9,7 @@ from typing import Any
 
 KILL_EVERY_S = (2.0, 20.0)
 FAULT_EVERY_S = (1.0, 6.0)  # of Zendesk, and of the receiver
-SLACK_FAULT_EVERY_S = (5.0, 15.0)  # a channel gets a call a second
+SLACK_FAULT_EVERY_S = (1.0, 6.0)  # a channel gets a call a second
 DATABASE_EVERY_S = (30.0, 50.0)
 FREEZE_EVERY_S = (20.0, 40.0)
 BUSY_EVERY_S = (15.0, 30.0)
