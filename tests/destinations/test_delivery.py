@@ -7,13 +7,14 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
 from conftest import Clock, events, fields_of, new_item, wait_for
 
-from destinations.attempt import PATIENCE, Call
+from destinations.attempt import PATIENCE, Call, attempt
 from destinations.delivery import CHECK_S, LEASE_S, Delivery
 from destinations.destination import Destination, Digest, Sent
 from destinations.zendesk import CHECK_ID, KEY_LIFE_S, PARALLEL, ZendeskDestination
@@ -1175,10 +1176,10 @@ def test_an_item_that_breaks_the_destination_is_found_out_by_a_check_at_its_fift
     mailbox.answers = [Unavailable("500", status=500)] * 5
     inbox.accept([letter()])
     delivery = Delivery(inbox, mailbox)
-    for attempt in range(1, PATIENCE + 1):
+    for tried in range(1, PATIENCE + 1):
         assert mailbox.checks == 0
         deliver_all(delivery, clock)
-        assert inbox.gate("mailbox")[0].state == (OUTAGE if attempt < PATIENCE else OPEN)
+        assert inbox.gate("mailbox")[0].state == (OUTAGE if tried < PATIENCE else OPEN)
         clock.advance(inbox.gate("mailbox")[1])
     assert (len(mailbox.sent), mailbox.checks) == (5, 1)
     assert delivery.deliver_due() == 0.0 and len(mailbox.sent) == 5
@@ -1449,6 +1450,19 @@ def test_a_digest_that_is_refused_though_the_check_works_blames_nobody_and_each_
     assert (len(board.notices), len(board.sent), board.checks) == (1, 6, 1)
     counts = inbox.counts()
     assert (counts.pending, counts.parked) == (0, 0)
+
+
+@pytest.mark.parametrize(("attempts", "item_only"), [((5, 1), False), ((5, 5), True)])
+def test_one_item_that_was_tried_often_does_not_split_a_digest(
+    attempts: tuple[int, ...], item_only: bool, inbox: Inbox, board: Board
+) -> None:
+    """A passing failure of a digest is the destination's; only one in which all were tried often is taken apart."""
+    board.notice_answers = [Unavailable("503", status=503)]
+    inbox.accept([letter(f"e{n}", f"p:{n}") for n in range(4)])
+    items = inbox.claim(board.name, 1, 10.0, board.compose, above=1).items
+    call = [replace(item, attempts=tried) for item, tried in zip(items, attempts, strict=False)]
+    outcome = attempt(board, call, lambda item, draft: item)
+    assert (outcome.how, outcome.item_only, board.checks) == (OUTAGE, item_only, int(item_only))
 
 
 def test_a_digest_is_one_call_however_many_it_tells_of(inbox: Inbox, board: Board) -> None:

@@ -836,6 +836,24 @@ def test_items_of_one_subject_leave_in_order_and_never_in_one_call(inbox: Inbox)
     assert (again.event_uuid, again.latest_reference) == ("again", "7")
 
 
+def test_a_digest_is_recorded_for_each_of_its_items_that_is_still_ours(
+    inbox: Inbox, other: Inbox, records: Records, clock: Clock
+) -> None:
+    """In few statements: when the process ends before they are committed, all of it is sent again."""
+    inbox.accept([new_item(f"e{n:04}", f"p:{n}") for n in range(600)])
+    items = inbox.claim("zendesk", 1, LEASE_S, compose, above=20).items
+    clock.advance(LEASE_S + 1)
+    [taken] = other.claim("zendesk", 1, LEASE_S, compose).items
+    outcome = Outcome("digest_sent", 0.5, reference="7", status=200)
+    settled = inbox.settle([(item, outcome) for item in items])
+    assert [one.ours for one in settled] == [item.id != taken.id for item in items]
+    assert {one.after for one in settled} == {settled[-1].after}
+    assert len(records.latest("delivered", 1000)) == 599 and inbox.counts().pending == 1
+    tried = records.attempts(item.id for item in items)
+    assert {(one.number, one.outcome, one.status, one.took_s) for one in tried} == {(1, "digest_sent", 200, 0.5)}
+    assert len(tried) == 599
+
+
 def test_the_probe_of_a_closed_gate_leaves_alone(inbox: Inbox, clock: Clock) -> None:
     inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(30)])
     move_gate(inbox)
