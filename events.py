@@ -81,13 +81,12 @@ class PublicationResult:
     account_id: str
     status: str  # PENDING, PUBLISHED, ERROR, DELETED or another word
     link: str  # the permalink
-    published_at: float | None  # in seconds since 1970
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> PublicationResult:
         """Reads a result."""
         account_id, status, link = read_texts(raw, "account_id", "status", "service_link").values()
-        return cls(account_id, status.upper(), link, read_date(raw.get("datePublished")))
+        return cls(account_id, status.upper(), link)
 
 
 @dataclass(frozen=True)

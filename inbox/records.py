@@ -52,11 +52,6 @@ class Record:
         return parked or self.waits
 
     @property
-    def can_be_discarded(self) -> bool:
-        """Whether it can be given up: it is parked or waits."""
-        return self.state == PARKED or self.waits
-
-    @property
     def waits(self) -> bool:
         """Whether it is pending and nobody is sending it."""
         return self.state == PENDING and not self.under_way

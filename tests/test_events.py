@@ -271,7 +271,7 @@ def test_the_published_message_is_read_whole() -> None:
         text="20 % off until Friday",
         service="FACEBOOK",
         labels=("General Labels - Ideas",),
-        results=(PublicationResult("11", "PUBLISHED", "https://facebook.com/acme/posts/1", 1491998471.0),),
+        results=(PublicationResult("11", "PUBLISHED", "https://facebook.com/acme/posts/1"),),
         scheduled_at=1491998400.0,
     )
 
@@ -315,7 +315,7 @@ def test_content_of_any_kind_gives_its_words(content: object, text: str) -> None
         pytest.param(
             {"publicationResults": [{"status": "error"}, None, "x", {}]},
             "results",
-            (PublicationResult("", "ERROR", "", None),),
+            (PublicationResult("", "ERROR", ""),),
             id="a result without a link",
         ),
     ],

@@ -171,19 +171,19 @@ def test_what_is_parked_at_its_arrival_is_settled_then(inbox: Inbox, records: Re
 
 
 @BOTH
-def test_what_is_parked_or_waits_can_be_retried_and_discarded(inbox: Inbox, records: Records, clock: Clock) -> None:
+def test_what_is_parked_or_waits_can_be_retried(inbox: Inbox, records: Records, clock: Clock) -> None:
     inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(4)])
     inbox.accept([unreadable()])
     settle(inbox)
     settle(inbox, REFUSED)
     claim(inbox, 1)
     found = records.latest()
-    assert {r.event_uuid: (r.under_way, r.can_be_retried, r.can_be_discarded) for r in found} == {
-        "e0": (False, False, False),  # delivered
-        "e1": (False, True, True),
-        "e2": (True, False, False),  # under way
-        "e3": (False, True, True),
-        "unreadable:1": (False, False, True),
+    assert {r.event_uuid: (r.under_way, r.can_be_retried) for r in found} == {
+        "e0": (False, False),  # delivered
+        "e1": (False, True),
+        "e2": (True, False),  # under way
+        "e3": (False, True),
+        "unreadable:1": (False, False),
     }
     clock.advance(LEASE_S)
     inbox.purge(-1)
