@@ -140,14 +140,15 @@ class Database(ABC):
         except ConnectionsBusy:
             raise
         except DatabaseUnavailable:
-            self._start_anew()
+            self.start_anew()
             raise
         except self.errors as error:
-            self._start_anew()
+            self.start_anew()
             raise DatabaseUnavailable(self.reason_of(error)) from error
 
-    def _start_anew(self) -> None:
-        """Old connections may lead to a server that is gone, or to a file that was moved or read-only then."""
+    def start_anew(self) -> None:
+        """Uses no connection again that is open now: it may lead to a server that is gone, or to a file that was moved
+        or read-only then."""
         self._prepared = False
         self._renew()
 

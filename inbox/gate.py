@@ -15,7 +15,7 @@ AUTH_BACKOFF_S = (5.0, 15.0, 30.0, 60.0)
 ROUND_S = AUTH_BACKOFF_S[0]  # from one round to the next
 MAX_HOLD_S = 3600.0  # no hold lasts longer: the clock was set back, or a header is nonsense
 CALLS_PER_ITEM = 3  # what one item may cost: two look-ups and a creation
-STREAK = 5  # different items in a row that fail alike: then it is the destination
+IN_A_ROW = 5  # different items in a row that fail alike: then it is the destination
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Gate:
 
     `version` counts the changes of state: answers to calls made under an older version are ignored. `blame` is how the
     latest items failed that the destination did not take though it works, and `blamed` are the ids of those that failed
-    so since it took one, at most STREAK.
+    so in a row, without a success between, at most IN_A_ROW.
     """
 
     state: str = OPEN
@@ -97,7 +97,7 @@ class Gate:
     @property
     def all_alike(self) -> bool:
         """Whether so many different items failed alike that it is the destination."""
-        return self.state != OPEN and len(self.blamed.split()) >= STREAK
+        return self.state != OPEN and len(self.blamed.split()) >= IN_A_ROW
 
     def after_success(self, now: float, version: int) -> Gate:
         """The destination took something: open, and nobody is blamed any more."""
@@ -128,12 +128,12 @@ class Gate:
         if version != self.version:
             return self
         alike = self.blamed.split() if likeness == self.blame else []
-        if len(alike) < STREAK and str(item_id) not in alike:
+        if len(alike) < IN_A_ROW and str(item_id) not in alike:
             alike = [*alike, str(item_id)]
         gate = replace(self, blame=likeness, blamed=" ".join(alike))
-        if len(alike) >= STREAK:
+        if len(alike) >= IN_A_ROW:
             did = "were refused" if likeness.startswith("refused") else "failed"
-            said = f"{reason[:400]}: {STREAK} different posts in a row {did} alike"
+            said = f"{reason[:400]}: {IN_A_ROW} different posts in a row {did} alike"
             closed = replace(gate, failures=self.failures if again or state == LIMITED else 0)._closed(
                 now, state, said, retry_after_s, AUTH_BACKOFF_S
             )

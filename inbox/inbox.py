@@ -201,6 +201,10 @@ class Inbox:
             keep_gate(db, destination, before, after)
         return before, after
 
+    def reconnect(self) -> None:
+        """Uses no connection again that is open now: after a long pause it may be dead."""
+        self._database.start_anew()
+
     def close(self) -> None:
         """Closes the connections to the database."""
         self._database.close()
@@ -238,18 +242,16 @@ class Inbox:
         with self._database.transaction() as db:
             return db.change(sql.DISCARD + among, values)
 
-    def under_way(self, ids: Iterable[int]) -> list[int]:
-        """Those of these items that a process is sending right now: nobody can retry or discard them meanwhile."""
-        among, values = in_list(ids)
-        with self._database.reading() as db:
-            return sorted(item_id for (item_id,) in db.rows(sql.LEASED + among, values))
-
     def purge(self, older_than_s: float) -> int:
         """Empties settled items of the customer's text and deletes their attempts, some of those that are old enough;
-        returns how many: call it until that is 0. Ids and references stay, so that nothing is made twice."""
+        returns how many: call it until that is 0. Ids and references stay, so that nothing is made twice; the states
+        of their tickets, and users that were remembered for as long, go with the last ones."""
         with self._database.transaction() as db:
-            before = db.now() - older_than_s
-            among, values = in_list(id for (id,) in db.rows(sql.OLD, {"before": before}))
+            before = {"before": db.now() - older_than_s}
+            among, values = in_list(id for (id,) in db.rows(sql.OLD, before))
+            if not values:
+                db.change(sql.FORGET_STATES)
+                db.change("DELETE FROM requesters WHERE at < :before", before)
             db.change(f"DELETE FROM attempts WHERE item_id IN {among}", values)
             return db.change(sql.PURGE + among, values)
 

@@ -1,6 +1,6 @@
 """The inbox as the people who run the service see it: items, their attempts, and the last day's hours.
 
-Only ids, links and states leave here; a post's text never does, except through `payload`.
+Only ids, links and states leave here; a post's text never does, except through `payload` and `subjects`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from events import Subject, is_web_address
+from events import MESSAGES, Subject, as_object, is_web_address, read_texts
 from inbox.database import Database, Row, in_list
 from inbox.items import REFUSED, TROUBLES, Counts
 from inbox.rows import object_in
@@ -20,13 +20,15 @@ from inbox.statements import IS_LEASED_NOW
 
 STATES = (PENDING, DELIVERED, PARKED, DISCARDED)
 FOUND_AT_MOST = 100
+SCANNED = 5_000  # the newest items, whose texts a search reads
 HOURS = 24
 
 
 @dataclass(frozen=True)
 class Record:
     """An item of the inbox. Times are seconds of the database's clock; `link` leads to the post while its text is
-    kept; `under_way`: a process is sending it right now."""
+    kept; `under_way`: a process is sending it right now; `reference_state` is the state of the ticket when it was last
+    looked at, None when it never was."""
 
     id: int
     destination: str
@@ -44,6 +46,7 @@ class Record:
     payload_kept: bool
     link: str | None
     under_way: bool
+    reference_state: str | None
 
     @property
     def can_be_retried(self) -> bool:
@@ -73,30 +76,43 @@ class AttemptRecord:
 
 @dataclass(frozen=True)
 class Hour:
-    """What happened in the hour that began at `at`."""
+    """The posts of the hour that began at `at`: how many were delivered in it, and how many arrived in it that still
+    wait or need attention."""
 
     at: float
     delivered: int = 0
-    retried: int = 0
+    pending: int = 0
     parked: int = 0
 
 
-_MADE_UP = ("settled_at", "payload_kept", "link", "under_way")  # of other columns
+_MADE_UP = ("settled_at", "payload_kept", "link", "under_way", "reference_state")  # of other columns
 _COLUMNS = [field.name for field in fields(Record) if field.name not in _MADE_UP]
 _SETTLED = f"CASE WHEN state <> '{PENDING}' THEN {SETTLED_AT} END"
 _UNDER_WAY = f"CASE WHEN state = '{PENDING}' AND {IS_LEASED_NOW} THEN 1 ELSE 0 END"
-_SELECT = f"SELECT {', '.join(_COLUMNS)}, {_SETTLED}, {_UNDER_WAY}, payload FROM items"
+_REFERENCE_STATE = """(SELECT seen.state FROM tickets AS seen
+    WHERE seen.destination = items.destination AND seen.reference = items.reference)"""
+_SELECT = f"SELECT {', '.join(_COLUMNS)}, {_SETTLED}, {_UNDER_WAY}, {_REFERENCE_STATE}, payload FROM items"
 _ATTEMPTS = f"SELECT {', '.join(field.name for field in fields(AttemptRecord))} FROM attempts"
 _COUNTED = (PENDING, PARKED, DISCARDED)  # few, and each with an index; the delivered are the rest
 _BY_STATE = "SELECT (SELECT count(*) FROM items), " + ", ".join(
     f"(SELECT count(*) FROM items WHERE state = '{state}')" for state in _COUNTED
 )
 # PostgreSQL rounds a time to whole seconds, SQLite cuts off; both divide whole numbers into whole numbers.
-_HOUR = "(CAST(at AS BIGINT) - CAST(CAST(at AS BIGINT) > at AS INTEGER)) / 3600"
-_BY_HOUR = f"SELECT {_HOUR}, outcome, count(*) FROM attempts WHERE at >= :since GROUP BY 1, 2"
+_HOUR = "(CAST({at} AS BIGINT) - CAST(CAST({at} AS BIGINT) > {at} AS INTEGER)) / 3600"
+_ARRIVED = _HOUR.format(at="received_at")
+_NOT_DELIVERED = ", ".join(f"'{how}'" for how in (REFUSED, *TROUBLES))
+# Each has an index that holds all it needs.
+_BY_HOUR = {
+    DELIVERED: f"SELECT {_HOUR.format(at='at')}, count(*) FROM attempts "
+    f"WHERE at >= :since AND outcome NOT IN ({_NOT_DELIVERED}) GROUP BY 1",
+    PENDING: f"SELECT {_ARRIVED}, count(*) FROM items WHERE {IS_PENDING} AND received_at >= :since GROUP BY 1",
+    PARKED: f"SELECT {_ARRIVED}, count(*) FROM items WHERE {IS_PARKED} AND received_at >= :since GROUP BY 1",
+}
 _PENDING = f"SELECT destination, count(*), min(received_at), :clock FROM items WHERE {IS_PENDING} GROUP BY destination"
 _PARKED = f"SELECT destination, count(*) FROM items WHERE {IS_PARKED} GROUP BY destination"
-_NOT_READ = f"SELECT received_at FROM items WHERE {IS_PARKED} AND attempts = 0 AND received_at >= :since"
+_SCAN = "SELECT id, event_uuid, subject_id, payload FROM items ORDER BY id DESC LIMIT :most"
+# What Khoros writes before the colon in a post's id.
+_NETWORKS = ("twitter", "facebook", "instagram", "linkedin", "youtube", "tiktok")
 
 
 class Records:
@@ -105,24 +121,49 @@ class Records:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def latest(self, state: str | None = None, most: int = 50, destination: str | None = None) -> list[Record]:
-        """The newest items, or the newest in one state, or for one destination."""
+    def latest(
+        self, state: str | None = None, most: int = 50, destination: str | None = None, before: int | None = None
+    ) -> list[Record]:
+        """The newest items, or the newest in one state, or for one destination; with `before` those of lower ids."""
         if state not in (None, *STATES):
             return []
         wanted = {None: "true", PENDING: f"id IN (SELECT id FROM items WHERE {IS_PENDING})"}
         condition = wanted.get(state, f"state = '{state}'")  # SQLite would look for the pending ones among all items
-        among = " AND destination = :destination" if destination is not None else ""
-        return self._select(f"WHERE {condition}{among}", most, destination=destination)
+        condition += " AND destination = :destination" if destination is not None else ""
+        condition += " AND id < :before" if before is not None else ""
+        return self._select(f"WHERE {condition}", most, destination=destination, before=before)
 
     def find(self, name: str) -> list[Record]:
-        """The items of one event uuid, post id or reference, newest first; a number may also be an item's."""
+        """The items of one event uuid, post id (also without its network) or reference, newest first; a number may also
+        be an item's, and an address is one that ends with any of these."""
         if not name.isprintable():  # no id is like that, and PostgreSQL refuses NUL
             return []
-        same = "event_uuid = :name OR subject_id = :name OR reference = :reference"
+        name = re.split(r"[?#]", name)[0].rstrip("/").rpartition("/")[2] if is_web_address(name) else name
+        posts, values = in_list([name, *(f"{network}:{name}" for network in _NETWORKS)])
+        same = f"event_uuid = :name OR subject_id IN {posts} OR reference = :reference"
         its = number(name)
         if its is not None:
             same += " OR id = :id"
-        return self._select(f"WHERE {same}", FOUND_AT_MOST, name=name, reference=name.lstrip("#"), id=its)
+        return self._select(f"WHERE {same}", FOUND_AT_MOST, name=name, reference=name.lstrip("#"), id=its, **values)
+
+    def search(self, words: str, *, in_posts: bool) -> list[Record]:
+        """What `find` finds; when that is nothing, those of the newest SCANNED items whose event uuid begins so, whose
+        post id ends so, that have this link, or with `in_posts` all these words in their author, text and labels."""
+        found = self.find(words)
+        if found or not words:
+            return found
+        with self._database.reading() as db:
+            rows = db.rows(_SCAN, {"most": SCANNED})
+        ids = [item_id for item_id, *item in rows if _is_meant(words.casefold(), in_posts, *item)]
+        among, values = in_list(ids[:FOUND_AT_MOST])
+        return self._select(f"WHERE id IN {among}", FOUND_AT_MOST, **values)
+
+    def subjects(self, item_ids: Iterable[int]) -> dict[int, Subject]:
+        """What these items are about, with the customer's text, by their ids; without those whose text is not kept."""
+        among, values = in_list(item_ids)
+        with self._database.reading() as db:
+            found = db.rows(f"SELECT id, payload FROM items WHERE payload <> '{EMPTY}' AND id IN {among}", values)
+        return {item_id: Subject.parse(object_in(payload)) for item_id, payload in found}
 
     def item(self, item_id: int) -> Record | None:
         """One item by its number."""
@@ -162,11 +203,11 @@ class Records:
         with self._database.reading() as db:
             first = int(db.now() // 3600) - HOURS + 1
             counts: dict[int, dict[str, int]] = {first + n: {} for n in range(HOURS)}
-            for at, outcome, count in db.rows(_BY_HOUR, {"since": first * 3600}):
-                _add(counts, at, _kind(outcome), count)
-            for (at,) in db.rows(_NOT_READ, {"since": first * 3600}):
-                _add(counts, int(at // 3600), "parked", 1)
-        return [Hour(at=at * 3600.0, **kinds) for at, kinds in counts.items()]
+            for state, statement in _BY_HOUR.items():
+                for hour, count in db.rows(statement, {"since": first * 3600}):
+                    if hour in counts:  # a clock that was set back leaves hours that are still to come
+                        counts[hour][state] = count
+        return [Hour(at=hour * 3600.0, **by_state) for hour, by_state in counts.items()]
 
     def _select(self, condition: str, most: int, **values: Any) -> list[Record]:
         with self._database.reading() as db:
@@ -175,9 +216,10 @@ class Records:
 
 
 def _record(row: Row) -> Record:
-    *columns, settled_at, under_way, payload = row
+    *columns, settled_at, under_way, reference_state, payload = row
     made_up = {"settled_at": settled_at, "payload_kept": payload != EMPTY, "link": _link(payload)}
-    return Record(**dict(zip(_COLUMNS, columns, strict=True)), **made_up, under_way=bool(under_way))
+    made_up |= {"under_way": bool(under_way), "reference_state": reference_state}
+    return Record(**dict(zip(_COLUMNS, columns, strict=True)), **made_up)
 
 
 def number(word: str) -> int | None:
@@ -198,15 +240,20 @@ def utc(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _add(counts: dict[int, dict[str, int]], hour: int, kind: str, count: int) -> None:
-    if hour in counts:  # a clock that was set back leaves hours that are still to come
-        counts[hour][kind] = counts[hour].get(kind, 0) + count
-
-
-def _kind(outcome: str) -> str:
-    if outcome == REFUSED:
-        return "parked"
-    return "retried" if outcome in TROUBLES else "delivered"
+def _is_meant(wanted: str, in_posts: bool, event_uuid: str, subject_id: str, payload: str) -> bool:
+    """Whether a search for `wanted`, in small letters, means this item."""
+    if event_uuid.startswith(wanted) or subject_id.casefold().endswith(f":{wanted}"):
+        return True
+    subject = Subject.parse(object_in(payload))
+    link, *texts = read_texts(as_object(subject.raw), "link", "text", "author", "author_screen_name", "name").values()
+    if subject.event_name in MESSAGES:
+        message, link = subject.message(), subject.link
+        texts += message.title, message.text
+    link = link.casefold()
+    if link and "/" in wanted and (wanted in link or link in wanted):
+        return True
+    found = " ".join((*texts, *subject.labels)).casefold()
+    return in_posts and all(word.lstrip("@#") in found for word in wanted.split())
 
 
 def _link(payload: str) -> str | None:

@@ -10,56 +10,33 @@ import re
 
 import psycopg
 
-MAY_NOT_MAKE = (
-    "the role may not make tables: let the schema's owner run GRANT USAGE, CREATE ON SCHEMA {schema} TO the role, "
-    "or use the owner's role in DATABASE_URL"
-)
-NOT_THE_OWNER = (
-    "another role owns the tables, and only that one can change their form: use it in DATABASE_URL for one start"
-)
+MAY_NOT_MAKE = "the role may not make tables: GRANT USAGE, CREATE ON SCHEMA {schema} to it, or use the owner's role"
+NOT_THE_OWNER = "another role owns the tables, and only that one can change them: use it in DATABASE_URL for one start"
 MAY_NOT_USE = (
     "the role may not use the tables: GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES and USAGE ON ALL SEQUENCES "
-    "IN SCHEMA {schema} to it. If this worked before, the plan may be full (Heroku takes INSERT away): free space or "
-    "take a larger plan"
+    "IN SCHEMA {schema} to it. If this worked before, the plan may be full (Heroku takes INSERT away): free space"
 )
-READ_ONLY = (
-    "the database takes no changes: it is a replica, or its plan is full. Use the primary's address in DATABASE_URL, "
-    "or free space or take a larger plan"
-)
+READ_ONLY = "the database is read-only: it is a replica, or its plan is full. Use the primary, or free space there"
 TOO_MANY = (
-    "no connection is free: each process of the relay takes up to 4. Lower WEB_CONCURRENCY, end other programs, add "
+    "no connection is free, and each process of the relay takes up to 4: lower WEB_CONCURRENCY, add "
     "?connection_limit=2 to DATABASE_URL, or use a pooler or a larger plan"
 )
 RESTARTS = "the server restarts or recovers: the relay goes on by itself afterwards. If it lasts, look at its own log"
 DISK_FULL = "the server's disk is full: free some space where the database lies, or take a larger plan"
 NO_MEMORY = "the server is out of memory: give it more, or let it take fewer connections"
-TOO_SLOW = (
-    "the server stopped a statement that took too long: look at what keeps it busy, or raise statement_timeout for "
-    "the role"
-)
+TOO_SLOW = "the server stopped a slow statement: look what keeps it busy, or raise statement_timeout for the role"
 WRONG_PASSWORD = "the server refuses the user or the password: copy DATABASE_URL again"  # noqa: S105 - says so
 NO_ROLE = "the server does not know the user: copy DATABASE_URL again (a pooler may want another user name)"
 NO_DATABASE = "the server has no such database: correct the name at the end of DATABASE_URL, or create it"
-NO_SCHEMA = (
-    "the schema is not there, or not for this role: run CREATE SCHEMA {schema}, or GRANT USAGE, CREATE ON SCHEMA "
-    "{schema} TO the role, or correct ?schema= in DATABASE_URL"
-)
-NOT_LET_IN = (
-    "the server lets in neither this address nor this user for the database: add them to its allowed addresses or to "
-    "pg_hba.conf"
-)
+NO_SCHEMA = "the role sees no such schema: CREATE SCHEMA {schema}, or GRANT USAGE, CREATE on it, or correct ?schema="
+NOT_LET_IN = "the server lets in neither this address nor this user: add them to its allowed addresses or pg_hba.conf"
 WANTS_TLS = (
-    "the server wants TLS, or does not let this address in: write ?sslmode=require at the end of DATABASE_URL, or add "
+    "the server wants TLS: write ?sslmode=require at the end of DATABASE_URL. Or it does not let this address in: add "
     "the address to its allowed addresses or to pg_hba.conf"
 )
 NO_TLS = "the server has no TLS: take sslmode out of DATABASE_URL, or switch TLS on there"
-BAD_CERTIFICATE = (
-    "the server's certificate cannot be checked: give its authority's file as ?sslrootcert=FILE in DATABASE_URL, or "
-    "ask for less with ?sslmode=require"
-)
-POOLER_REFUSES = (
-    "the pooler takes no such setting: take it out of DATABASE_URL, and write ?schema=NAME instead of search_path"
-)
+BAD_CERTIFICATE = "the server's certificate cannot be checked: add ?sslrootcert=FILE, or ask for less: ?sslmode=require"
+POOLER_REFUSES = "the pooler takes no such setting: take it out of DATABASE_URL; ?schema=NAME replaces search_path"
 NO_HOST = "no host has this name: correct DATABASE_URL"
 NOTHING_LISTENS = "nothing answers at this address: start the database, or correct host and port in DATABASE_URL"
 NO_ANSWER = "the server does not answer in time: look whether it is up, and whether a firewall lets the relay through"

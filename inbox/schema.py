@@ -95,6 +95,21 @@ STEPS: tuple[tuple[str, ...], ...] = (
         PRIMARY KEY (event_name, word)
         )""",
     ),
+    (
+        """CREATE TABLE tickets (
+        destination VARCHAR(100) NOT NULL,
+        reference VARCHAR(255) NOT NULL,
+        subject_id VARCHAR(255) NOT NULL,
+        state VARCHAR(20) NOT NULL,  -- Zendesk's status: new, open, pending, hold, solved, closed, deleted
+        seen_at DOUBLE PRECISION NOT NULL,  -- when it had this state; 0 makes the relay ask once more
+        PRIMARY KEY (destination, reference)
+        )""",
+        """CREATE TABLE requesters (
+        author VARCHAR(255) NOT NULL PRIMARY KEY,  -- twitter:1234
+        user_id VARCHAR(50) NOT NULL,
+        at DOUBLE PRECISION NOT NULL
+        )""",
+    ),
 )
 UNNUMBERED = (
     "the database holds the tables of a version before the first release. Nothing of it is read; "

@@ -91,7 +91,8 @@ HURRY = f"""UPDATE items SET owner = NULL, {_FROM_THE_START}
     WHERE {IS_PENDING_UNINDEXED} AND NOT ({IS_LEASED_NOW}) AND id IN """
 DISCARD = f"""UPDATE items SET state = '{DISCARDED}', payload = '{EMPTY}', body = NULL, owner = NULL,
     settled_at = :clock WHERE (state = '{PARKED}' OR {IS_PENDING_UNINDEXED} AND NOT ({IS_LEASED_NOW})) AND id IN """
-LEASED = f"SELECT id FROM items WHERE {IS_PENDING_UNINDEXED} AND {IS_LEASED_NOW} AND id IN "
 OLD = f"""SELECT id FROM items WHERE {IS_PURGEABLE} AND {SETTLED_AT} < :before LIMIT {PURGED_AT_ONCE}
     FOR UPDATE SKIP LOCKED"""
 PURGE = f"UPDATE items SET payload = '{EMPTY}', kind = NULL, body = NULL, key = NULL, target = NULL WHERE id IN "
+FORGET_STATES = f"""DELETE FROM tickets WHERE NOT EXISTS (SELECT 1 FROM items WHERE reference = tickets.reference
+    AND destination = tickets.destination AND {IS_PURGEABLE})"""

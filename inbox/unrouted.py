@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from inbox.database import Database
+from inbox.items import storable
 
 ROWS_LIMIT = 100
 EVENT_NAME_LIMIT, WORD_LIMIT = 100, 255  # characters, the columns' own limits
@@ -39,7 +40,7 @@ class Unrouted:
 
     def note(self, words: Iterable[tuple[str, str]]) -> None:
         """Counts words, each with the name of its event. When there are too many the oldest are forgotten."""
-        counts = Counter((_plain(name, EVENT_NAME_LIMIT), _plain(word, WORD_LIMIT)) for name, word in words)
+        counts = Counter((storable(name, EVENT_NAME_LIMIT), storable(word, WORD_LIMIT)) for name, word in words)
         if not counts:
             return
         rows = [{"event_name": name, "word": word, "count": count} for (name, word), count in sorted(counts.items())]
@@ -56,8 +57,3 @@ class Unrouted:
         """Deletes what was last met at least so many seconds ago; returns how many."""
         with self._database.transaction() as db:
             return db.change("DELETE FROM unrouted WHERE last_at <= :clock - :age", {"age": older_than_s})
-
-
-def _plain(text: str, limit: int) -> str:
-    """The text as it can be kept everywhere: PostgreSQL takes no zero byte."""
-    return "".join(char if char.isprintable() else " " for char in text[:limit])

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from inbox.gate import (
     AUTH_BACKOFF_S,
     BACKOFF_S,
+    IN_A_ROW,
     LIMITED,
     MAX_HOLD_S,
     OPEN,
     OUTAGE,
     REFUSING,
     ROUND_S,
-    STREAK,
     UNAUTHORISED,
     Gate,
     retry_delay_s,
@@ -45,7 +45,7 @@ def failed_item(gate: Gate, item_id: int, likeness: str = "refused 422", state: 
 def refusing(state: str = REFUSING) -> Gate:
     """The gate after so many items failed alike that it is the destination: those with the ids 1, 2, …"""
     gate = Gate()
-    for item_id in range(1, STREAK + 1):
+    for item_id in range(1, IN_A_ROW + 1):
         gate = failed_item(gate, item_id, state=state)
     return gate
 
@@ -334,14 +334,14 @@ def test_a_burst_of_failures_counts_as_one() -> None:
 
 def test_one_item_that_fails_leaves_the_gate_open_however_often() -> None:
     gate = Gate(version=3)
-    for _ in range(3 * STREAK):
+    for _ in range(3 * IN_A_ROW):
         gate = failed_item(gate, 7)
     assert (gate.state, gate.version, gate.blamed) == (OPEN, 3, "7")
 
 
 def test_two_items_that_fail_by_turns_leave_the_gate_open() -> None:
     gate = Gate()
-    for item_id in (7, 8) * STREAK:
+    for item_id in (7, 8) * IN_A_ROW:
         gate = failed_item(gate, item_id)
     assert (gate.state, gate.blamed) == (OPEN, "7 8")
 
@@ -355,7 +355,7 @@ def test_five_different_items_in_a_row_that_are_refused_alike_close_the_gate() -
 @pytest.mark.parametrize("state", [UNAUTHORISED, OUTAGE, LIMITED])
 def test_five_different_items_in_a_row_that_fail_alike_close_the_gate_in_the_state_it_is_told(state: str) -> None:
     gate = Gate()
-    for item_id in range(1, STREAK + 1):
+    for item_id in range(1, IN_A_ROW + 1):
         gate = failed_item(gate, item_id, f"{state} 403", state)
     assert (gate.state, gate.all_alike) == (state, True)
     assert gate.reason.endswith("failed alike")

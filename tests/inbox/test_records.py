@@ -115,7 +115,7 @@ def test_a_record_has_everything_but_the_customers_words(inbox: Inbox, records: 
     assert record is not None and TEXT not in str(record)
     assert astuple(record) == (
         *(1, "zendesk", "e1", "twitter:1", "push", None, DELIVERED, None, 1),
-        *(clock.now - 7, clock.now, clock.now, "35436", True, "https://x.example/1", False),
+        *(clock.now - 7, clock.now, clock.now, "35436", True, "https://x.example/1", False, None),
     )
     assert records.item(2) is None
 
@@ -195,6 +195,108 @@ def test_nothing_is_in_a_state_that_there_is_not(inbox: Inbox, records: Records)
     assert records.latest("pending' OR 'a' = 'a") == []
 
 
+@BOTH
+def test_older_items_are_read_page_by_page(inbox: Inbox, records: Records) -> None:
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(5)])
+    settle(inbox)
+    assert [record.id for record in records.latest(most=2, before=4)] == [3, 2]
+    assert [record.id for record in records.latest(PENDING, 2, before=3)] == [2]
+    assert records.latest(DELIVERED, 2, before=1) == []
+
+
+# Searching
+
+
+def posted(event: str, post: str, **fields: str) -> NewItem:
+    return NewItem("zendesk", event, post, {"labels": ["VIP care"], "item": {"entityId": post, **fields}})
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("1861030501129990301", [1]),
+        ("https://x.com/mara/status/1861030501129990301?s=20", [1]),
+        ("https://acme.zendesk.com/agent/tickets/35436", [1]),
+        ("104477_9", []),
+        ("https://x.com/", []),
+    ],
+)
+def test_a_posts_number_and_an_address_that_ends_with_a_name_are_found(
+    name: str, found: list[int], inbox: Inbox, records: Records
+) -> None:
+    inbox.accept([new_item("e1", "twitter:1861030501129990301"), new_item("e2", "facebook:104477_99")])
+    settle(inbox, reference="35436")
+    assert [record.id for record in records.find(name)] == found
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("mara", [1]),
+        ("@MaraLind", [1]),
+        ("ΦΙΛΤΡΑ", [2]),
+        ("order mara", [1]),
+        ("order nobody", []),
+        ("vip", [2, 1]),
+        ("https://blog.example/2017/mara?utm=1", [1]),
+        ("8c2d7f1a", [2]),
+        ("c2d7f1a", []),
+        ("native-77", [1]),
+        ("%", []),
+        ("entityId", []),
+        ("\x00", []),
+    ],
+)
+def test_a_search_reads_authors_words_labels_links_and_beginnings(
+    words: str, found: list[int], inbox: Inbox, records: Records
+) -> None:
+    mara = {"author": "Mara Lindqvist", "authorScreenName": "maralind", "text": "My ORDER never came"}
+    inbox.accept([posted("e1", "blog:native-77", link="https://blog.example/2017/mara", **mara)])
+    inbox.accept([posted("8c2d7f1a-659f-1814", "twitter:2", text="φίλτρα: φιλτρα")])
+    assert [record.id for record in records.search(words, in_posts=True)] == found
+
+
+def test_a_search_can_leave_out_what_customers_wrote(inbox: Inbox, records: Records) -> None:
+    inbox.accept([posted("8c2d7f1a-659f", "blog:1", author="Mara", text="My order", link="https://blog.example/1")])
+    by_words = {words: len(records.search(words, in_posts=False)) for words in ("mara", "order", "vip", "8c2d")}
+    assert by_words == {"mara": 0, "order": 0, "vip": 0, "8c2d": 1}
+    assert records.search("https://blog.example/1?x", in_posts=False)
+
+
+def test_a_search_for_a_message_reads_its_content(inbox: Inbox, records: Records) -> None:
+    message = {"id": "m-1", "title": "Spring", "content": {"text": "New roast"}}
+    name = "message-published:m-1"
+    inbox.accept([NewItem("slack:#crisis", "e1", name, {"event": MESSAGE_PUBLISHED, "item": message}), unreadable()])
+    assert [record.event_uuid for record in records.search("roast spring", in_posts=True)] == ["e1"]
+
+
+def test_a_search_ends_at_the_newest(inbox: Inbox, records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inbox.records.SCANNED", 2)
+    inbox.accept([posted(f"e{n}", f"p:{n}", author="Mara") for n in range(3)])
+    assert [record.id for record in records.search("mara", in_posts=True)] == [3, 2]
+    assert [record.id for record in records.search("e0", in_posts=True)] == [1]  # a whole name is found anywhere
+
+
+def test_what_items_are_about_is_read_while_it_is_kept(inbox: Inbox, records: Records) -> None:
+    inbox.accept([posted("e1", "p:1", text=TEXT), posted("e2", "p:2", text="Other")])
+    inbox.discard([2])
+    assert {item_id: subject.post().text for item_id, subject in records.subjects([1, 2, 3]).items()} == {1: TEXT}
+
+
+@BOTH
+def test_a_reference_has_the_state_that_was_last_seen(inbox: Inbox, records: Records, database: Database) -> None:
+    inbox.accept([new_item("e1", "p:1"), new_item("e2", "p:2")])
+    settle(inbox, reference="7")
+    settle(inbox, reference="8")
+    with database.transaction() as db:
+        for destination in ("zendesk", "another"):
+            values = {"destination": destination, "state": "solved" if destination == "zendesk" else "open"}
+            db.change("INSERT INTO tickets VALUES (:destination, '7', 'p:1', :state, 1.0)", values)
+    assert [(record.reference, record.reference_state) for record in records.latest()] == [("8", None), ("7", "solved")]
+
+
 # Attempts and counts
 
 
@@ -249,7 +351,7 @@ def test_a_post_that_comes_in_meanwhile_is_never_counted_as_delivered(
 @BOTH
 def test_records_of_an_empty_database_are_empty(records: Records) -> None:
     assert (records.latest(), records.find("e1"), records.attempts([1]), records.payload(1)) == ([], [], [], None)
-    assert sum(hour.delivered + hour.retried + hour.parked for hour in records.hours()) == 0
+    assert busy(records.hours()) == {}
 
 
 def test_a_database_that_is_down_raises() -> None:
@@ -263,25 +365,26 @@ def test_a_database_that_is_down_raises() -> None:
 
 
 def busy(hours: list[Hour]) -> dict[int, tuple[int, int, int]]:
-    """The hours in which something happened, counted back from this one: delivered, retried, parked."""
+    """The hours that have posts, counted back from this one: delivered, pending, parked."""
     return {
-        n - 23: (h.delivered, h.retried, h.parked) for n, h in enumerate(hours) if h.delivered + h.retried + h.parked
+        n - 23: (h.delivered, h.pending, h.parked) for n, h in enumerate(hours) if h.delivered + h.pending + h.parked
     }
 
 
 @BOTH
-def test_the_last_day_comes_hour_by_hour_the_oldest_first(inbox: Inbox, records: Records, clock: Clock) -> None:
+def test_the_last_day_counts_each_post_once_hour_by_hour(inbox: Inbox, records: Records, clock: Clock) -> None:
     clock.now = 24 * HOUR_S * 19_000 + 5.0  # just past midnight
-    for outcome in ("ticket_created", OUTAGE, REFUSED):
-        inbox.accept([new_item(f"e-{outcome}", f"p:{outcome}")])
-        settle(inbox, outcome)
-        clock.advance(HOUR_S)
-    settle(inbox, "note_added")
-    inbox.accept([unreadable()])
+    for n, outcomes in enumerate((["ticket_created"], [OUTAGE, "note_added"], [LIMITED, UNAUTHORISED, REFUSED])):
+        inbox.accept([new_item(f"e{n}", f"p:{n}")])
+        for outcome in outcomes:
+            settle(inbox, outcome)
+            clock.advance(100)  # until it is tried again
+        clock.advance(HOUR_S - 100 * len(outcomes))
+    inbox.accept([unreadable(), new_item("e9", "p:9")])
     hours = records.hours()
     assert len(hours) == 24 and [b.at - a.at for a, b in zip(hours, hours[1:], strict=False)] == [HOUR_S] * 23
     assert hours[-1].at == clock.now - 5.0
-    assert busy(hours) == {-3: (1, 0, 0), -2: (0, 1, 0), -1: (0, 0, 1), 0: (1, 0, 1)}
+    assert busy(hours) == {-3: (1, 0, 0), -2: (1, 0, 0), -1: (0, 0, 1), 0: (0, 1, 1)}
 
 
 @BOTH
@@ -295,11 +398,15 @@ def test_an_attempt_counts_in_the_hour_it_began_in(into_s: float, inbox: Inbox, 
     assert busy(records.hours()) == {-1: (1, 0, 0)}
 
 
-@pytest.mark.parametrize("how", [OUTAGE, LIMITED, UNAUTHORISED])
-def test_every_trouble_of_the_destination_counts_as_a_retry(how: str, inbox: Inbox, records: Records) -> None:
+@BOTH
+@pytest.mark.parametrize("into_s", [0.0, 0.6, 3599.4, 3599.999])
+def test_a_post_that_waits_counts_in_the_hour_it_arrived_in(
+    into_s: float, inbox: Inbox, records: Records, clock: Clock
+) -> None:
+    clock.now = HOUR_S * 472_223 + into_s
     inbox.accept([new_item()])
-    settle(inbox, how)
-    assert busy(records.hours()) == {0: (0, 1, 0)}
+    clock.now = HOUR_S * 472_224 + 1.0
+    assert busy(records.hours()) == {-1: (0, 1, 0)}
 
 
 def test_an_item_that_could_not_be_composed_counts_as_parked(inbox: Inbox, records: Records) -> None:
