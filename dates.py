@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 # Of names that several countries use, the meaning in Khoros' own country, otherwise in the largest one.
@@ -34,6 +34,15 @@ def read_date(value: object) -> float | None:
     except (ValueError, OverflowError):
         return None
     return date.timestamp() if date.tzinfo else None
+
+
+def date_words(value: str) -> str:
+    """A date of Khoros' as people write it, "27 Nov 2026, 02:07 UTC"; one that `read_date` cannot read as it is."""
+    at = read_date(value)
+    if at is None or not 0 <= at < 1e11:
+        return value
+    date = datetime.fromtimestamp(at, UTC)
+    return f"{date.day} {date:%b %Y, %H:%M} UTC"
 
 
 def _read_zone(word: str) -> str:

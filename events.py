@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from html import unescape
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,7 +23,7 @@ ID_LIMIT = 255  # characters; the limit of an id column and of Zendesk's externa
 _OF_OURS = frozenset(MESSAGES + CREDENTIALS)
 _WORDS = ("text", "caption", "description", "message", "body", "title", "shareLink")  # of content of any kind
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_is_number = re.compile("[0-9]{1,18}").fullmatch
+_ENTITY = re.compile("&(?:amp|lt|gt|quot|apos|#[0-9]{1,7}|#x[0-9a-f]{1,6});", re.IGNORECASE)
 
 
 class Unreadable(Exception):
@@ -31,42 +32,37 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class StreamItem:
-    """A social post as an event carries it. Every field but `entity_id` may be empty."""
+    """A social post as an event carries it. Every field but `entity_id` may be empty; `notes` are those of colleagues,
+    each its author, date and text."""
 
     entity_id: str
+    labels: tuple[str, ...]
+    notes: tuple[tuple[str, str, str], ...]
+    in_reply_to: str  # this and the next two: another post's link or id
+    reposted_from: str
+    parent_post: str
     text: str
     link: str
     author: str
+    author_id: str
+    author_icon: str  # the address of a picture
     author_link: str
     author_screen_name: str
     follower_count: str
+    content_type: str
     created_date: str
-    labels: tuple[str, ...]
-    notes: tuple[tuple[str, str], ...]  # (author, text)
-    in_reply_to: str
-    reposted_from: str
-    parent_post: str = ""
-    author_id: str = ""
-    author_icon: str = ""  # the address of a picture
-    content_type: str = ""
 
     @classmethod
     def parse(cls, raw: Any) -> StreamItem:
         """Reads a stream item. Raises Unreadable when it has no usable id."""
         entity_id = subject_id(LABEL_APPLIED, raw)
-        texts = ("text", "link", "author", "author_link", "author_screen_name", "follower_count", "created_date")
-        found = read_texts(raw, *texts, "author_id", "author_icon", "content_type")
-        if entity_id.lower().startswith(("twitter:", "x:")):  # X's own API writes these three signs so
-            found["text"] = found["text"].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-        return cls(
-            entity_id=entity_id,
-            **found,
-            labels=read_names(raw.get("labels")),
-            notes=tuple(_read_note(note) for note in as_list(raw.get("notes"))),
-            in_reply_to=_read_reference(raw.get("inReplyTo")),
-            reposted_from=_read_reference(raw.get("repostedFrom")),
-            parent_post=_read_reference(raw.get("parentPost")),
-        )
+        texts = read_texts(raw, *[field.name for field in fields(cls)[6:]])  # from `text` on
+        if entity_id.lower().startswith(("twitter:", "x:")):  # X's own API writes HTML's signs so
+            for name in ("text", "author"):
+                texts[name] = _ENTITY.sub(lambda entity: unescape(entity[0]), texts[name])
+        labels, notes = read_names(raw.get("labels")), tuple(map(_read_note, as_list(raw.get("notes"))))
+        posts = (_read_reference(raw.get(name)) for name in ("inReplyTo", "repostedFrom", "parentPost"))
+        return cls(entity_id, labels, notes, *posts, **texts)
 
     @property
     def network(self) -> str:
@@ -153,7 +149,7 @@ class Event:
         if not _is_usable_id(uuid := read_text(raw.get("eventUuid"))):
             raise Unreadable("eventUuid is missing or unusable")
         company = read_text(raw.get("companyId")).removesuffix(".0")
-        if raw.get("companyId") not in (None, "") and not _is_number(company):
+        if raw.get("companyId") not in (None, "") and not re.fullmatch("[0-9]{1,18}", company):
             raise Unreadable("companyId is not a number")
         data = as_object(raw.get("data"))
         return cls(
@@ -233,7 +229,7 @@ def read_text(value: object) -> str:
 
 def read_texts(raw: Mapping[str, Any], *names: str) -> dict[str, str]:
     """These fields of an object as texts, by our names: Khoros calls author_link authorLink."""
-    return {name: read_text(raw.get(re.sub("_(.)", lambda match: match[1].upper(), name))) for name in names}
+    return {name: read_text(raw.get(name[0] + name.title().replace("_", "")[1:])) for name in names}
 
 
 def read_number(digits: str) -> int | str:
@@ -287,9 +283,10 @@ def _is_usable_id(value: str) -> bool:
     return 0 < len(value) <= ID_LIMIT and value.isprintable()
 
 
-def _read_note(value: object) -> tuple[str, str]:
+def _read_note(value: object) -> tuple[str, str, str]:
     note = as_object(value) or {"text": value}
-    return read_text(note.get("createdByDisplayName")), read_text(note.get("text"))
+    author, date, text = read_texts(note, "created_by_display_name", "created_date", "text").values()
+    return author, date, text
 
 
 def _read_reference(value: object) -> str:

@@ -19,7 +19,7 @@ OAUTH_REFUSALS = {
     "unauthorized_client": "the OAuth client may not use client credentials, its kind must be Confidential",
     "unsupported_grant_type": "the OAuth client may not use client credentials, its kind must be Confidential",
 }
-GONE = "no account works at ZENDESK_API_URL: its trial is over, it is suspended or renamed, or the address is wrong"
+NO_ACCOUNT = "no account works at ZENDESK_API_URL: the address is wrong, or it was renamed, is suspended or has ended"
 UNKNOWN = "something that the ticket refers to does not exist: see the ids in ZENDESK_TICKET_FIELDS and ROUTES"
 UNNAMED = "it names no field: give all that your form requires in ZENDESK_TICKET_FIELDS or ROUTES, then send again"
 NOT_FROM_SETTINGS = set("comment description external_id subject status via_followup_source_id".split())
@@ -50,10 +50,8 @@ def read_zendesk_answer(answer: Answer, *, of_item: bool = True) -> dict[str, An
     elif status in (401, 403):
         kind, said = AuthFailed, f"{said}: it refuses our credentials or their rights"
     elif 300 <= status < 400:
-        kind, said = (
-            AuthFailed,
-            f"{said}, a redirect{_target(answer)}: ZENDESK_API_URL is not the account's own address",
-        )
+        kind = AuthFailed
+        said += f", a redirect{_target(answer)}: ZENDESK_API_URL is not the account's own address"
     elif status == 429:
         kind = Limited
     elif status == 404 and code == "RecordNotFound" and of_item:
@@ -62,16 +60,10 @@ def read_zendesk_answer(answer: Answer, *, of_item: bool = True) -> dict[str, An
         kind = Rejected
         said = _reason(refusals, f"{status} {code}") or (said if status == 413 else f"{said}: {UNNAMED}")
     elif 400 <= status < 500 and status not in (408, 409, 425):
-        kind, said = AuthFailed, f"{said}: {GONE}"
-    raise kind(
-        said,
-        status=status,
-        code=code,
-        request_id=read_request_id(answer.headers),
-        retry_after_s=answer.retry_after_s,
-        quota=quota,
-        item_only=kind is Limited and of_item and (quota.calls_left > 0 if quota else _has_endpoint_limit(answer)),
-    )
+        kind, said = AuthFailed, f"{said}: {NO_ACCOUNT}"
+    alone = kind is Limited and of_item and (quota.calls_left > 0 if quota else _has_endpoint_limit(answer))
+    call_id, wait_s = read_request_id(answer.headers), answer.retry_after_s
+    raise kind(said, status=status, code=code, request_id=call_id, retry_after_s=wait_s, quota=quota, item_only=alone)
 
 
 def read_token_answer(answer: Answer) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,9 @@ from zendesk_answers import SCOPE, read_quota, read_request_id, read_token_answe
 TOKEN_LIFE_S = 3600
 RENEW_BEFORE_S = 60
 API_TOKENS_END = "2027-04-30"
+CHECK_ID = "khoros-zendesk-relay-check"  # no post has this id
+USERS_SCOPE = "users:write"
+USER_TOTAL_S = 3.0  # a post waits no longer for its requester
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,8 @@ class Reply:
 
 
 class ZendeskClient:
-    """Authenticates with OAuth client credentials, or else with an agent's e-mail and API token.
+    """Authenticates with OAuth client credentials, or else with an agent's e-mail and API token. `makes_users` asks for
+    the scope that `make_user` needs, and does without when the OAuth client may not have it.
 
     Every method makes one attempt and raises Unavailable (outcome unknown; wait, send the same again), Rejected (this
     request is refused) or AuthFailed (we are refused).
@@ -61,11 +66,12 @@ class ZendeskClient:
         client_secret: str = "",
         user_email: str = "",
         api_token: str = "",
+        makes_users: bool = False,
         pool_size: int = 8,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url, self._clock = url, clock
-        self._client_id, self._client_secret = client_id, client_secret
+        self._client_id, self._client_secret, self._makes_users = client_id, client_secret, makes_users
         self._basic = HTTPBasicAuth(f"{user_email}/token", api_token) if not client_id else None
         self._session = new_session(url, pool_size)
         self._token_lock = threading.Lock()
@@ -80,13 +86,17 @@ class ZendeskClient:
     def create_ticket(self, body: bytes, idempotency_key: str) -> Reply:
         """Creates a ticket (…/ticketing/tickets/tickets/#create-ticket). For two hours the same key with the same body
         answers with the same ticket; the same key with another body is Rejected with code IdempotentRequestError."""
-        return _reply(*self._call("POST", "/api/v2/tickets", body, {"Idempotency-Key": idempotency_key}))
+        return _reply(*self._call("POST", "/api/v2/tickets", body, key=idempotency_key))
 
     def find_tickets(self, external_id: str) -> list[Ticket]:
         """The tickets with this external_id, newest first, without those that Zendesk has archived
         (…/ticketing/tickets/tickets/#list-tickets)."""
         payload, _ = self._call("GET", "/api/v2/tickets", params={"external_id": external_id})
         return _tickets(payload, external_id)
+
+    def prove(self) -> None:
+        """Proves that Zendesk takes calls from us, by a look-up that finds nothing."""
+        self.find_tickets(CHECK_ID)
 
     def find_archived(self, external_id: str) -> list[Ticket]:
         """The tickets with this external_id, newest first, archived or not. A comma would divide the id, so nothing is
@@ -95,6 +105,12 @@ class ZendeskClient:
             return []
         payload, _ = self._call("GET", "/api/v2/tickets/show_many", params={"external_ids": external_id})
         return _tickets(payload, external_id)
+
+    def show_many(self, ids: Sequence[str]) -> list[Ticket]:
+        """Up to 100 tickets, archived or not; those that are unknown or deleted are left out
+        (…/ticketing/tickets/tickets/#show-multiple-tickets)."""
+        payload, _ = self._call("GET", "/api/v2/tickets/show_many", params={"ids": ",".join(ids)})
+        return [_ticket({"ticket": ticket}) for ticket in _list(payload, "tickets")]
 
     def show_ticket(self, ticket_id: int) -> Ticket | None:
         """The ticket, also an archived one; None when it was deleted (…/ticketing/tickets/tickets/#show-ticket). An
@@ -126,6 +142,17 @@ class ZendeskClient:
         payload, _ = self._call("GET", f"/api/v2/tickets/{ticket_id}/comments", params=params)
         return any(words in str(comment) for comment in _list(payload, "comments"))
 
+    def make_user(self, body: bytes) -> str:
+        """Makes or changes the end user with an external_id, and returns the user's id. A suspended one is Rejected
+        (…/ticketing/users/users/#create-or-update-user); the account takes one such call a second."""
+        payload, _ = self._call("POST", "/api/v2/users/create_or_update", body, total_s=USER_TOTAL_S)
+        user = payload.get("user")
+        if not isinstance(user, dict) or not isinstance(user.get("id"), int):
+            raise Unavailable("Zendesk answered without a user id")
+        if user.get("suspended") is True:
+            raise Rejected("Zendesk has suspended the author's user", code="UserSuspended")
+        return str(user["id"])
+
     def me(self) -> str:
         """The role of the user we act as: admin or agent (…/ticketing/users/users/#show-self). Raises AuthFailed when
         Zendesk takes us for an anonymous visitor or an end user: it answers 200 even then."""
@@ -137,18 +164,13 @@ class ZendeskClient:
         return role
 
     def _call(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        params: Mapping[str, str] | None = None,
+        self, method: str, path: str, body: bytes | None = None, *, key: str = "", **options: Any
     ) -> tuple[dict[str, Any], Answer]:
-        headers = {"Content-Type": "application/json", **(headers or {})} if body is not None else headers
-        auth, options = self._auth(), {"data": body, "headers": headers, "params": params}
-        answer = self._send(method, path, auth=auth, **options)
+        kind, name = {"Content-Type": "application/json"}, {"Idempotency-Key": key}
+        parts = {"data": body, "headers": (kind if body else {}) | (name if key else {}), **options}
+        answer = self._send(method, path, auth=(auth := self._auth()), **parts)
         if answer.status == 401 and isinstance(auth, Bearer):  # it may have been revoked before its time
-            answer = self._send(method, path, auth=self._auth(refused=auth.token), **options)
+            answer = self._send(method, path, auth=self._auth(refused=auth.token), **parts)
         return read_zendesk_answer(answer), answer
 
     def _send(self, method: str, path: str, **parts: Any) -> Answer:
@@ -177,18 +199,19 @@ class ZendeskClient:
         self._token_failure, self._token_ends_at = None, self._clock() + life_s
 
     def _new_token(self) -> tuple[str, float]:
-        request = {
-            "grant_type": "client_credentials",
-            "client_id": self._client_id,
-            "client_secret": self._client_secret,
-            "scope": SCOPE,
-            "expires_in": TOKEN_LIFE_S,
-        }
+        if self._makes_users:
+            with suppress(AuthFailed):  # the OAuth client may not have the scope: tickets go on without requester
+                return self._ask_for_token(f"{SCOPE} {USERS_SCOPE}")
+        return self._ask_for_token(SCOPE)
+
+    def _ask_for_token(self, scope: str) -> tuple[str, float]:
+        request = {"grant_type": "client_credentials", "scope": scope, "expires_in": TOKEN_LIFE_S}
+        request |= {"client_id": self._client_id, "client_secret": self._client_secret}
         granted = read_token_answer(self._send("POST", "/oauth/tokens", json=request))
-        token, scope, life_s = (granted.get(name) for name in ("access_token", "scope", "expires_in"))
+        token, given, life_s = (granted.get(name) for name in ("access_token", "scope", "expires_in"))
         if not isinstance(token, str) or not re.fullmatch("[!-~]+", token):
             raise Unavailable("Zendesk answered without a usable access token")
-        if missing := _missing(" ".join(map(str, scope)) if isinstance(scope, list) else str(scope or SCOPE)):
+        if missing := _missing_scopes(" ".join(map(str, given)) if isinstance(given, list) else str(given or SCOPE)):
             raise AuthFailed(f"Zendesk's token lacks the scope {' '.join(missing)}", code="scope")
         return token, life_s if isinstance(life_s, int | float) and 0 < life_s <= TOKEN_LIFE_S else TOKEN_LIFE_S
 
@@ -224,7 +247,7 @@ def _ticket(payload: Mapping[str, Any]) -> Ticket:
     )
 
 
-def _missing(granted: str) -> list[str]:
-    """The scopes we asked for that `granted` does not cover; "read" covers "tickets:read"."""
+def _missing_scopes(granted: str) -> list[str]:
+    """The scopes that tickets need and that `granted` does not cover; "read" covers "tickets:read"."""
     given = set(granted.replace(",", " ").split())
     return [scope for scope in SCOPE.split() if scope not in given and scope.partition(":")[2] not in given]

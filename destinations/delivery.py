@@ -24,6 +24,7 @@ LEASE_S = 10.0
 RENEW_S = 3.0  # while a call is under way its lease is renewed this often, so that no call outlives it
 CHECK_S = 20.0  # the other processes wait this long for a check that hangs
 IDLE_S = 1.0
+PATIENCE_S = 5.0  # `drain` waits for what may leave so soon: where one message may leave each second
 
 Answered = tuple[Call, Outcome | None]
 
@@ -48,6 +49,7 @@ class Delivery:
         self._on_hold = False
         self._database_works = True
         self._renewed_at = time.monotonic()
+        self._unrecorded, self._resumes_at = 0, 0.0  # calls in a row, and the end of the pause after them
         self._under_way: set[int] = set()  # ids of items
         self._calls = 0  # under way
         self._claimed: SimpleQueue[Call] = SimpleQueue()
@@ -62,9 +64,9 @@ class Delivery:
         Returns None when something was due, otherwise the seconds until something may leave. Raises
         DatabaseUnavailable.
         """
-        free = self.destination.parallel - self._calls
-        if not free:
-            return None
+        free, pause_s = self.destination.parallel - self._calls, self._resumes_at - time.monotonic()
+        if not free or pause_s > 0:
+            return pause_s if free else None
         destination, digest = self.destination, self.destination.digest
         claim = self._inbox.claim(
             destination.name,
@@ -101,7 +103,8 @@ class Delivery:
 
     def record(self, answered: Sequence[Answered]) -> None:
         """Records attempts in one commit, and writes a line about each. What cannot be recorded is sent again when its
-        lease is over: the same bytes under the same key."""
+        lease is over: the same bytes under the same key. When that is our own fault, nothing is claimed for a moment,
+        longer each time: it would be sent again and again."""
         attempts = [(item, outcome) for call, outcome in answered if outcome for item in call]
         if not attempts:
             return
@@ -114,7 +117,11 @@ class Delivery:
             log.error("delivery_broken", destination=self.destination.name, error=log.where(error))
             for one in answered if len(answered) > 1 else ():  # what is wrong with one costs no other its record
                 self.record([one])
+            if len(answered) == 1:
+                self._unrecorded += 1
+                self._resumes_at = time.monotonic() + min(self._unrecorded, LEASE_S)
         else:
+            self._unrecorded, self._resumes_at = 0, 0.0
             for (item, outcome), its in zip(attempts, settled, strict=True):
                 self._report(item, outcome, its)
 
@@ -190,10 +197,27 @@ class Delivery:
 
     def start(self) -> None:
         """Starts delivering in the background."""
-        for number in range(self.destination.parallel):
-            threading.Thread(target=self._work, name=f"delivery-{self._kind}-{number}", daemon=True).start()
+        self._start_workers()
         self._loop = threading.Thread(target=self._run, name=f"delivery-{self._kind}", daemon=True)
         self._loop.start()
+
+    def drain(self, ends_at: float) -> None:
+        """Delivers what is due, in threads that end with it. Returns when nothing may leave soon; after `ends_at`, by
+        time.monotonic, it claims nothing more."""
+        self._stopping, workers = False, self._start_workers()
+        while True:
+            if time.monotonic() > ends_at:
+                self.stop_claiming()
+            held_s = self._guarded(self._pass)
+            waits = held_s is not None and not 0 < held_s <= PATIENCE_S
+            if not self._under_way and (waits or self._stopping or not self._database_works):
+                break
+            self._wake.wait(min(held_s or self._idle_s, self._idle_s))
+            self._wake.clear()
+        for _ in workers:
+            self._claimed.put([])
+        for worker in workers:
+            worker.join()
 
     def stop_claiming(self) -> None:
         """Takes nothing more. Safe in a signal handler."""
@@ -253,8 +277,14 @@ class Delivery:
         self._under_way.update(item.id for item in call)
         self._claimed.put(call)
 
+    def _start_workers(self) -> list[threading.Thread]:
+        called = [f"delivery-{self._kind}-{number}" for number in range(self.destination.parallel)]
+        workers = [threading.Thread(target=self._work, name=name, daemon=True) for name in called]
+        for worker in workers:
+            worker.start()
+        return workers
+
     def _work(self) -> None:
-        while True:
-            call = self._claimed.get()
+        while call := self._claimed.get():
             self._answered.put((call, self._attempt(call)))
             self._wake.set()

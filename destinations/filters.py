@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 QUOTES = ('"“”„‟«»', "'‘’‚‛‹›`")  # any of a kind may close any other: people and word processors mix them
 LONGEST_NAME = 255  # characters; longer names are compared as plain text only
-# At the end, 55" and Customers' are names.
-_has_lone_quote = re.compile("|".join(rf"[{k}][^{k}]*|[^{k}]*(?<![0-9\\])(?!['’])[{k}]" for k in QUOTES)).fullmatch
+# 'tis, Customers' and 55" are names.
+_lone = (rf"(?!['’])[{kind}][^{kind}]*|[^{kind}]*(?<![0-9\\])(?!['’])[{kind}]" for kind in QUOTES)
+_has_lone_quote = re.compile("|".join(_lone)).fullmatch
 WORK_LIMIT = 21  # see _work; the slowest pattern and the longest name take a fifth of a second
 # The part of the language of regular expressions that Python and Java read alike. Groups may be optional, not repeated.
 _TOKEN = re.compile(

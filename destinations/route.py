@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,20 +30,24 @@ EXAMPLES = {
     "message": "published -> slack ann@acme.example",
     "disconnected": "disconnected -> slack #social-care",
 }
+NESTING_LIMIT = 6  # of braces in a line's JSON
 TARGET_LIMIT = 90  # characters; with the kind before it, it fits into the column of a destination's name
-_QUOTED = "|".join(rf"(?<!\S)[{kind}][^{kind}\n]*[{kind}](?!\w)" for kind in QUOTES)
 _ARROW = "(?:[-‐-―−－=]{1,2}(?:[>＞]|&gt;)|[→➔➜➡⟶⇒]|&rarr;)"  # also as word processors and web pages change ->
 _ADDRESS = rf"https?://[^\s;\\]*(?:;(?!(?i:{'|'.join(EVENTS)}))[^\s;\\#]+)*"
 _BREAK = r"\r\n|[\r\n]|\\n"
-_next = re.compile(rf"{_QUOTED}|{_ADDRESS}|(?P<brace>\{{)|(?P<end>{_BREAK}|(?<!&gt)(?<!&rarr);|\Z)").search
+# From 'tis to B' in "label 'tis -> slack #x; label B' -> zendesk" is no quoted name.
+_LINE_ENDS = rf"{_ARROW}\s*(?:zendesk|slack|webhook)\b[^;\n]*?(?:;|\\n)"
+_QUOTED_NAME = "|".join(rf"(?<!\S)[{kind}](?:(?!{_LINE_ENDS})[^{kind}\n])*[{kind}](?!\w)" for kind in QUOTES)
+_BRACES = "(?!)"
+for _ in range(NESTING_LIMIT):
+    _BRACES = rf'\{{(?:"(?:[^"\\\n]|\\.)*+"|[^{{}}]|{_BRACES})*+\}}'
 _split = re.compile(
-    rf"(?P<event>\S{{1,60}}?)(?:\s+(?P<filter>{_QUOTED}|.*?))?\s*{_ARROW}\s*(?P<kind>zendesk|slack|webhook)(?!\w)"
+    rf"(?P<event>\S{{1,60}}?)(?:\s+(?P<filter>{_QUOTED_NAME}|.*?))?\s*{_ARROW}\s*(?P<kind>zendesk|slack|webhook)(?!\w)"
     r"(?P<target>[^{]*(?:(?<=\S)(?<!zendesk)\{[^{]*)*)(?P<fields>\{.*)?",
     re.DOTALL | re.IGNORECASE,
 ).fullmatch
-_is_channel = re.compile(r"#[^\s#@,;:.]{1,80}").fullmatch
 _is_slack_id = re.compile(r"[CDGUW][A-Z0-9]{7,20}").fullmatch
-_is_email = re.compile(r"[^\s@<>,;:|#]+@[^\s@<>,;:|#]+\.[^\s@<>,;:|#]+").fullmatch
+_is_channel_or_email = re.compile(r"#[^\s#@,;:.]{1,80}|[^\s@<>,;:|#]+@[^\s@<>,;:|#]+\.[^\s@<>,;:|#]+").fullmatch
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,6 @@ class Route:
         place = f"{self.kind.capitalize()} {_host(self.target) if self.kind == 'webhook' else self.target}"
         return f"{event.strip()} → {place.strip()}"
 
-    @property
-    def plain_name(self) -> tuple[str, ...]:
-        """The one name that the filter fits, unless it is a regular expression."""
-        return (self.filter.text,) if self.filter and self.filter.pattern is None else ()
-
     def matched(self, event: Event, labels: Sequence[str]) -> tuple[str, ...] | None:
         """Those of these labels, the event's rule or its service that the filter names; None when the event does not go
         this way. A route without a filter names none."""
@@ -104,23 +103,18 @@ class Route:
 def split_lines(text: str) -> Iterator[tuple[int, str]]:
     """The lines with the numbers that an editor shows, without empty ones and comments. A line ends at a line break or
     ; that is not in quotes, braces or an address. A comment ends at ; only when the whole text is one line."""
-    number, begin, at = 1, 0, 0
     ends = _BREAK if re.search(_BREAK, text) else ";"
-    comment_at = re.compile(rf"[^\S\r\n]*#(?:(?!{ends}).)*").match
-    while begin < len(text):
-        if at == begin and (comment := comment_at(text, at)):
-            at = comment.end()  # quotes and braces in it mean nothing
-        found = _next(text, at)
-        if found and found["brace"]:
-            at = _end_of_braces(text, found.start())
-        elif found and found["end"] is None:
-            at = found.end()
-        elif found:
-            line = text[begin : found.start()].strip()
+    begins = r"(?:\A|(?<=[;\r\n])(?<!&gt;)(?<!&rarr;)|(?<=\\n))"
+    comment = rf"{begins}[^\S\r\n]*#(?:(?!{ends}).)*"  # quotes and braces in it mean nothing
+    parts = rf"{comment}|{_QUOTED_NAME}|{_ADDRESS}|{_BRACES}|(?P<end>{_BREAK}|(?<!&gt)(?<!&rarr);|\Z)"
+    number, begin = 1, 0
+    for part in re.finditer(parts, text):
+        if part["end"] is not None:
+            line = text[begin : part.start()].strip()
             if line and not line.startswith("#"):
                 yield number, line
-            number += line.count("\n") + (found["end"] != ";")
-            begin = at = found.end()
+            number += line.count("\n") + (part["end"] != ";")
+            begin = part.end()
 
 
 def read_line(line: str, number: int = 0) -> Route:
@@ -129,14 +123,33 @@ def read_line(line: str, number: int = 0) -> Route:
     if parts is None:
         place = "must have zendesk, slack or webhook behind ->" if re.search(_ARROW, line) else "has no ->"
         raise _fault(place, "slack")
-    word, kind = parts["event"].lower(), parts["kind"].lower()
-    if word not in EVENTS:
+    word, kind, name = parts["event"].lower(), parts["kind"].lower(), as_seen(parts["filter"] or "")
+    events, json = set(EVENTS.get(word, ())), parts["fields"] or ""
+    target = as_seen(unquoted(as_seen(parts["target"])))
+    if not events:
         raise _fault(f"must begin with one of {', '.join(WORDS)}", kind)
-    if kind == "zendesk" and set(EVENTS[word]) - {LABEL_APPLIED, RULE_APPLIED}:
+    if kind == "zendesk" and events - {LABEL_APPLIED, RULE_APPLIED}:
         raise _fault("cannot lead to zendesk, where a ticket is about a post", "message")
-    found = _read_filter(word, as_seen(parts["filter"] or ""))
-    fields = _read_line_fields(kind, parts["fields"])
-    return Route(word, found, kind, _read_target(kind, as_seen(unquoted(as_seen(parts["target"])))), fields, number)
+    if not name and RULE_APPLIED in events:
+        raise _fault("must name a rule: one that matches a hashtag can match thousands of posts an hour", "rule")
+    if not name and LABEL_APPLIED in events:
+        raise _fault("must name a label", "slack")
+    if name and events & {*CREDENTIALS}:
+        raise _fault(f"has a name behind {word}, which takes none", "disconnected")
+    if json and kind != "zendesk":
+        raise _fault(f"has {{…}} behind {kind}; only zendesk takes it", "zendesk")
+    if target and kind == "zendesk":
+        raise _fault("has words behind zendesk, which takes only JSON", kind)
+    if kind == "slack" and not _is_slack_id(target):
+        target = target.lower()  # as Slack writes its channels; e-mail addresses are the same in small letters
+        if not _is_channel_or_email(target) or len(target) > TARGET_LIMIT:
+            raise _fault("must have a #channel, an id of Slack's or a person's e-mail address behind slack", kind)
+    if kind == "webhook":
+        target = _read_part(as_webhook_url, target, "an address", kind)
+    found = _read_part(Filter.read, name, "a name", "slack") if name else None
+    json = json if '"' in json else re.sub("[“”„]", '"', json)
+    fields = _read_part(read_fields, json, "{…}", kind) if json else {}
+    return Route(word, found, kind, target, fields, number)
 
 
 def first_words(line: str) -> str:
@@ -146,57 +159,15 @@ def first_words(line: str) -> str:
     return f' "{words}"' if words and (rest or words.split()[0].lower() in EVENTS) else ""
 
 
-def _read_filter(word: str, text: str) -> Filter | None:
-    if not text and RULE_APPLIED in EVENTS[word]:
-        raise _fault("must name a rule: one that matches a hashtag can match thousands of posts an hour", "rule")
-    if not text and LABEL_APPLIED in EVENTS[word]:
-        raise _fault("must name a label", "slack")
-    if text and set(EVENTS[word]) & set(CREDENTIALS):
-        raise _fault(f"has a name behind {word}, which takes none", "disconnected")
+def _read_part(parse: Callable[[str], Any], text: str, name: str, example: str) -> Any:
     try:
-        return Filter.read(text) if text else None
+        return parse(text)
     except ValueError as fault:
-        raise _fault(f"has a name that {fault}", "slack") from None
-
-
-def _read_target(kind: str, text: str) -> str:
-    if kind == "zendesk" and text:
-        raise _fault("has words behind zendesk, which takes only JSON", kind)
-    if kind == "webhook":
-        try:
-            return as_webhook_url(text)
-        except ValueError as fault:
-            raise _fault(f"has an address that {fault}", kind) from None
-    if kind == "slack" and not _is_slack_id(text):
-        text = text.lower()  # as Slack writes its channels; e-mail addresses are the same in small letters
-        if not (_is_channel(text) or _is_email(text)) or len(text) > TARGET_LIMIT:
-            raise _fault("must have a #channel, an id of Slack's or a person's e-mail address behind slack", kind)
-    return text
-
-
-def _read_line_fields(kind: str, text: str | None) -> Mapping[str, Any]:
-    if not text:
-        return {}
-    if kind != "zendesk":
-        raise _fault(f"has {{…}} behind {kind}; only zendesk takes it", "zendesk")
-    try:
-        return read_fields(text if '"' in text else re.sub("[“”„]", '"', text))
-    except ValueError as fault:
-        raise _fault(f"has {{…}} that {fault}", kind) from None
+        raise _fault(f"has {name} that {fault}", example) from None
 
 
 def _fault(words: str, example: str) -> ValueError:
     return ValueError(f"{words}; for example: {EXAMPLES[example]}")
-
-
-def _end_of_braces(text: str, begin: int) -> int:
-    """The place behind the brace that closes the one at `begin`; behind that one itself when none does."""
-    depth = 0
-    for sign in re.compile(r'"(?:[^"\\\n]|\\.)*"|[{}]').finditer(text, begin):
-        depth += (sign[0] == "{") - (sign[0] == "}")
-        if depth == 0:
-            return sign.end()
-    return begin + 1
 
 
 def _host(url: str) -> str:

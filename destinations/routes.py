@@ -90,9 +90,11 @@ class Routes:
         if matching or event.labels or event.name != LABEL_APPLIED:
             return matching
         wanted = [route for route in self.routes if LABEL_APPLIED in route.event_names]
-        if len({route.filter for route in wanted}) > 1:
-            wanted = [replace(route, filter=None, fields={}) for route in wanted]
-        return [(route, route.plain_name) for route in wanted]
+        filters = {route.filter for route in wanted}
+        if len(filters) > 1:
+            return [(replace(route, filter=None, fields={}), ()) for route in wanted]
+        names = tuple(one.text for one in filters if one and one.pattern is None)
+        return [(route, names) for route in wanted]
 
 
 def mask_emails(text: str, among: Iterable[str] = ()) -> str:

@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
@@ -17,7 +16,6 @@ from config import Reader, as_https_url, as_secret
 from destinations.destination import Destination, Digest, Sent
 from destinations.slack_words import NAMED, content, digest_content
 from events import Subject, as_object, read_text
-from inbox.facts import Facts
 from inbox.items import Draft, Item
 from outbound import Answer, AuthFailed, Bearer, Limited, Rejected, ServiceError, Unavailable, new_session, send
 
@@ -77,11 +75,10 @@ class SlackDestination(Destination):
 
     noun, parallel, pace_s = "message", 1, 1.1  # Slack takes one a second
 
-    def __init__(self, settings: SlackSettings, target: str, name: str, facts: Facts) -> None:
+    def __init__(self, settings: SlackSettings, target: str, name: str) -> None:
         self.name, self.title, self.digest = name, f"Slack {target}", Digest(NAMED, self._send_digest)
-        self._settings, self._target, self._facts = settings, target, facts
-        self._session = new_session(settings.api_url)
-        self._fact = f"slack:{sha256(target.encode()).hexdigest()[:40]}"
+        self._settings, self._target, self._session = settings, target, new_session(settings.api_url)
+        self._channel = target if "@" not in target else ""  # a person's id is looked up
         self._bot, self._workspace = "@your-app", ""
         self._refusal: AuthFailed | None = None
 
@@ -112,7 +109,7 @@ class SlackDestination(Destination):
             raise refusal
         said = self._call("POST", "auth.test")
         self._bot, self._workspace = f"@{read_text(said.get('user'))}", read_text(said.get("url"))
-        self._channel(anew=True)
+        self._find_channel()
         return f"the app {self._bot} in the workspace {read_text(said.get('team'))}"
 
     def link(self, reference: str) -> str | None:
@@ -126,27 +123,25 @@ class SlackDestination(Destination):
 
     def _post(self, how: str, body: bytes, thread: str = "") -> Sent:
         try:
-            channel = thread.partition("/")[0] or self._channel()
+            channel = thread.partition("/")[0] or self._channel or self._find_channel()
             data = json.dumps({"channel": channel, **json.loads(body)})
             said = self._call("POST", "chat.postMessage", data=data, headers=JSON)
         except ServiceError as error:
             if error.code in _ALREADY_THERE:
                 return Sent("already_posted", thread, error.status, error.request_id)
             self._refusal = error if isinstance(error, AuthFailed) else None
-            if error.code in ("user_not_found", "channel_not_found"):
-                self._facts.remember(self._fact, "")
+            if error.code in ("user_not_found", "channel_not_found") and "@" in self._target:
+                self._channel = ""
             raise
         self._refusal = None
         return Sent(how, thread or f"{read_text(said.get('channel'))}/{read_text(said.get('ts'))}", 200)
 
-    def _channel(self, *, anew: bool = False) -> str:
-        """Where to post. A person's id is kept until Slack no longer knows it; `anew` looks it up now."""
-        if "@" not in self._target:
-            return self._target
-        if anew or not (user := self._facts.recall(self._fact)):
+    def _find_channel(self) -> str:
+        """Where to post. A person's id is used until Slack no longer knows it."""
+        if "@" in self._target:
             said = self._call("GET", "users.lookupByEmail", params={"email": self._target})
-            self._facts.remember(self._fact, user := read_text(as_object(said.get("user")).get("id")))
-        return user
+            self._channel = read_text(as_object(said.get("user")).get("id"))
+        return self._channel
 
     def _call(self, verb: str, method: str, **parts: Any) -> dict[str, Any]:
         url, auth = f"{self._settings.api_url}/{method}", Bearer(self._settings.bot_token)
@@ -174,6 +169,7 @@ def _body(said: Mapping[str, Any], *items: Item) -> bytes:
 
 
 def _bot_token(value: str) -> str:
+    value = as_secret(value)
     if not value.startswith("xoxb-"):
         raise ValueError(f"is {_OTHERS.get(value[:4], 'another thing')}, not a Bot User OAuth Token (xoxb-…)")
-    return as_secret(value)
+    return value

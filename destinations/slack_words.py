@@ -9,15 +9,16 @@ https://docs.slack.dev/reference/block-kit/blocks/rich-text-block/
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from requests.utils import requote_uri
 
 import events
-from destinations.text import clean, cut, one_line, service_name
+from destinations.text import clean, cut, one_line, service_name, visible_line
 from events import Subject
+from inbox.tickets import SOLVED_EVENT
 
 OPEN_POST = "Open the post"
 HEADING_LIMIT, FACTS_LIMIT, TEXT_LIMIT, ADDRESS_LIMIT, LINKS = 150, 300, 2_900, 2_000, 5
@@ -33,7 +34,7 @@ def content(subject: Subject, *, again: bool = False) -> dict[str, Any]:
     """The `text` and `blocks` of a message about a post, a message or an account; `again` for the thread of a post's
     first message, which may be a digest. Raises Unreadable for a post without an id."""
     heading, text, facts, links = _words(subject)
-    if again and subject.event_name not in events.MESSAGES + events.CREDENTIALS:
+    if again and _kind(subject) is _post_words:
         heading, text, facts = f"This post came again: {heading}", cut(one_line(text), 100), facts.split(" · ")[0]
     quote = [{"type": "rich_text_quote", "elements": [_text(text)]}] if text else []
     parts = [_section(_text(heading, bold=True)), *quote, _section(_text(facts), *_links(links))]
@@ -55,17 +56,22 @@ def digest_content(subjects: Sequence[Subject]) -> dict[str, Any]:
 
 
 def _words(subject: Subject) -> Words:
-    kinds = dict.fromkeys(events.MESSAGES, _message_words) | dict.fromkeys(events.CREDENTIALS, _account_words)
-    heading, text, facts, links = kinds.get(subject.event_name, _post_words)(subject)
+    heading, text, facts, links = _kind(subject)(subject)
     return cut(one_line(heading), HEADING_LIMIT), cut(clean(text), TEXT_LIMIT), cut(one_line(facts), FACTS_LIMIT), links
+
+
+def _kind(subject: Subject) -> Callable[[Subject], Words]:
+    """What the subject is about, as the function that finds the words for it."""
+    kinds = dict.fromkeys(events.MESSAGES, _message_words) | dict.fromkeys(events.CREDENTIALS, _account_words)
+    return {**kinds, SOLVED_EVENT: _solved_words}.get(subject.event_name, _post_words)
 
 
 def _post_words(subject: Subject) -> Words:
     post, rule = subject.post(), subject.rule
     names = subject.matched or ((rule.name or rule.id,) if rule else subject.labels or ("not given by Khoros",))
     facts, links = f"{'Rule' if rule else 'Label'} {', '.join(names)}", [(post.link, OPEN_POST)] if post.link else []
-    screen_name = f"@{one_line(post.author_screen_name).lstrip('@')}".rstrip("@")
-    author = " ".join(cut(name, 50) for name in (one_line(post.author), screen_name) if name) or "Unknown author"
+    screen_name = f"@{visible_line(post.author_screen_name).lstrip('@')}".rstrip("@")
+    author = " ".join(cut(name, 50) for name in (visible_line(post.author), screen_name) if name) or "Unknown author"
     count = f"{int(post.follower_count):,}" if re.fullmatch("[0-9]{1,12}", post.follower_count) else post.follower_count
     facts += f" · {count} followers" if count else ""
     return f"{author} on {service_name(post.network)}", post.text or "(no text: see the post)", facts, links
@@ -92,6 +98,11 @@ def _account_words(subject: Subject) -> Words:
     known = [(name, events.read_text(value)) for name, value in events.as_object(subject.raw).items()]
     text = "\n".join(f"{name}: {value}" for name, value in known if value and not _is_secret(name))
     return f"A social account was {what}: its posts no longer arrive", text, "Connect it again in Khoros", []
+
+
+def _solved_words(subject: Subject) -> Words:
+    number, state = events.read_texts(events.as_object(subject.raw), "ticket", "state").values()
+    return state.capitalize(), "", f"Ticket #{number} in Zendesk", [(subject.link, "Open the ticket")]
 
 
 # Slack's blocks

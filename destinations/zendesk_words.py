@@ -1,4 +1,4 @@
-"""The words of a ticket: from a social post to the body of a request. Pure functions."""
+"""From a social post to the body of a request: the ticket, its tags and fields, and its requester. Pure functions."""
 
 from __future__ import annotations
 
@@ -8,48 +8,26 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from html import escape
 from typing import Any
 
-from destinations.text import service_name
-from events import StreamItem, Subject, is_web_address
+from destinations.text import cut, one_line
+from destinations.zendesk_comment import Post, author_name, comment_html, occasion_of, screen_name, subject
+from events import StreamItem, is_web_address
 
-SUBJECT_LIMIT = 150
-POST_LIMIT = 60_000  # characters of HTML
-COMMENT_LIMIT = 64_000  # Zendesk takes about 65,000
-CUT_NOTICE = "… (cut here: the post is longer than Zendesk allows)"
+USER_LIMIT = 200  # characters of a user's name and external_id
 FILLED_IN = ("comment", "description", "external_id", "id", "subject", "via_followup_source_id")
-# Control characters but tab and line feed, and half surrogate pairs. Joiners stay: emoji are made with them.
 # Letters that are not made of a plain one and an accent.
 _STROKES = str.maketrans({**dict(zip("łøđħŧıðŋƀɨ", "lodhtidnbi", strict=True)), "æ": "ae", "œ": "oe", "þ": "th"})
 _carries_meaning = re.compile(r"[^a-z0-9\s_.,;:!?'\"()\[\]{}<>/\\|&–—‘’‚“”„«»‹›·•-]").search  # in a tag, if not there
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-
-
-@dataclass(frozen=True)
-class Post:
-    """A post, the event that brought it, and why. `labels` are those of the event, `matched` those of them that a route
-    names, `rule` is the rule's name; each may be empty."""
-
-    item: StreamItem
-    event_uuid: str
-    labels: tuple[str, ...] = ()
-    matched: tuple[str, ...] = ()
-    rule: str = ""
-
-    @classmethod
-    def of(cls, subject: Subject, event_uuid: str) -> Post:
-        """The post of an item's subject. Raises Unreadable."""
-        rule = subject.rule.name or subject.rule.id if subject.rule else ""
-        return cls(subject.post(), event_uuid, subject.labels, subject.matched or subject.labels, rule)
 
 
 @dataclass(frozen=True)
 class Style:
-    """What the deployer chose for every ticket."""
+    """What the deployer chose for every ticket. `by_author`: the post's author is the requester."""
 
     fields: Mapping[str, Any] = field(default_factory=dict)
     public: bool = False
+    by_author: bool = False
 
     def with_fields(self, more: Mapping[str, Any]) -> Style:
         """This style with these fields over its own. Tags are added, and custom fields one by one."""
@@ -84,7 +62,41 @@ def ticket_body(post: Post, style: Style, *, follow_up_of: int | None = None, in
 
 def note_body(post: Post, style: Style) -> bytes:
     """The request body of a note: a label was applied to a post that has a ticket, or a rule matched it."""
-    return _request_body({"comment": _comment(post, style, _occasion(post))})
+    return _request_body({"comment": _comment(post, style, occasion_of(post))})
+
+
+def _comment(post: Post, style: Style, occasion: str) -> dict[str, Any]:
+    return {"html_body": comment_html(post, occasion, by_author=style.by_author), "public": style.public}
+
+
+def with_requester(body: bytes, user_id: str | None) -> bytes:
+    """The request body of a ticket with this requester, or with none."""
+    ticket = json.loads(body)["ticket"]
+    ticket.pop("requester_id", None)
+    return _request_body(ticket if user_id is None else {**ticket, "requester_id": int(user_id)})
+
+
+def user_body(item: StreamItem) -> bytes:
+    """The request body that makes a user of the post's author.
+
+    https://developer.zendesk.com/api-reference/ticketing/users/users/#create-or-update-user
+    """
+    user = {
+        "name": cut(author_name(item), USER_LIMIT),
+        "external_id": author_key(item),
+        "remote_photo_url": item.author_icon if is_web_address(item.author_icon) else "",
+        "details": one_line(f"{screen_name(item)} {item.author_link}"),
+    }
+    known = {name: value for name, value in user.items() if value}
+    return json.dumps({"user": {**known, "skip_verify_email": True}}).encode("ascii")
+
+
+def author_key(item: StreamItem) -> str:
+    """The post's author as Zendesk's external_id, "twitter:1234"; "" when nobody knows. The number counts first: screen
+    names are given up, and taken by others."""
+    name = one_line(item.author_id).removeprefix(f"{item.network}:") or screen_name(item)[1:].lower()
+    key = f"{item.network}:{name}"
+    return key if name and len(key) <= USER_LIMIT else ""
 
 
 def label_tags(post: Post) -> list[str]:
@@ -92,56 +104,7 @@ def label_tags(post: Post) -> list[str]:
     return list(dict.fromkeys(map(_label_tag, (post.rule,) if post.rule else post.matched)))
 
 
-def subject(item: StreamItem) -> str:
-    """ "{author} on {network}: {start of the text}" on one line of at most 150 characters."""
-    author = _line(item.author) or _line(item.author_screen_name) or "Unknown author"
-    line = f"{author[:60]} on {service_name(item.network)}: {_line(item.text) or '(no text)'}"
-    return line if len(line) <= SUBJECT_LIMIT else line[: SUBJECT_LIMIT - 1].rstrip(" \u200d") + "…"
-
-
-def _comment(post: Post, style: Style, heading: str) -> dict[str, Any]:
-    facts = "<br>".join(_facts(post))
-    text = _text_html(post.item.text, min(POST_LIMIT, COMMENT_LIMIT - len(facts) - len(heading)))
-    paragraphs = [heading, text, facts]
-    html = "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs if paragraph)
-    return {"html_body": html, "public": style.public}
-
-
-def _text_html(text: str, limit: int) -> str:
-    text = printable(text).strip()
-    if not text:
-        return "<i>The post has no text: see it on its network.</i>"
-    return _fit(escape(text).replace("\n", "<br>"), limit, CUT_NOTICE)
-
-
-def _facts(post: Post) -> list[str]:
-    """Who, where, when and the rest, a line each; only what is known."""
-    item = post.item
-    screen_name = f" (@{_short(item.author_screen_name.lstrip('@'))})" if item.author_screen_name else ""
-    followers = f", {_count(item.follower_count)} followers" if item.follower_count else ""
-    author = _anchor(item.author_link, _line(item.author) or _line(item.author_screen_name) or item.author_link)
-    labels = post.labels or (() if post.rule else post.matched)
-    facts = {
-        "From": f"{author or 'unknown'}{screen_name}{followers}",
-        "Post": f"{_anchor(item.link, item.link) or 'no link'} on {_short(service_name(item.network))}",
-        "Posted": _short(item.created_date),
-        "In reply to": _anchor(item.in_reply_to, item.in_reply_to),
-        "Reposted from": _anchor(item.reposted_from, item.reposted_from),
-        "Rule": _short(post.rule),
-        "Labels": _short(", ".join(dict.fromkeys(labels + item.labels))),
-        "Khoros notes": "<br>".join(f"{_short(who) or 'Agent'}: {_short(text)}" for who, text in item.notes[:5]),
-        "Khoros item": f"{escape(item.entity_id)}, event {escape(post.event_uuid)}",
-    }
-    return [f"<b>{name}:</b> {value}" for name, value in facts.items() if value]
-
-
-def _occasion(post: Post) -> str:
-    if post.rule:
-        return f"Rule {_short(post.rule)} matched this post."
-    labels = [_short(label) for label in post.matched[:5]]
-    if len(labels) > 1:
-        return f"Labels {', '.join(labels)} were applied to this post."
-    return f"Label {labels[0]} was applied to this post." if labels else "A label was applied to this post."
+# Tags
 
 
 def _tags(post: Post, style: Style) -> list[str]:
@@ -169,37 +132,7 @@ def _folded(text: str) -> str:
     return "".join(char for char in letters if not unicodedata.combining(char) and unicodedata.category(char) != "Cf")
 
 
-def printable(text: str) -> str:
-    """The text with one kind of line break and without control characters; emoji stay whole."""
-    return _CONTROL.sub("", re.sub("\r\n?|\u2028|\u2029", "\n", text))
-
-
-def _line(text: str) -> str:
-    return " ".join(printable(text).split())
-
-
-def _fit(html: str, limit: int, notice: str) -> str:
-    """`html` in at most `limit` characters, ending in `notice` when it had to be cut; never cut inside a tag."""
-    if len(html) <= limit:
-        return html
-    cut = html[: limit - len(notice)]
-    return re.sub(r"(&[^;]{0,6}|<[^>]{0,3})$", "", cut) + notice
-
-
-def _short(text: str) -> str:
-    return _fit(escape(_line(text)), 200, "…")
-
-
-def _anchor(url: str, words: str) -> str:
-    """`words`, linked when the address is a plain web address; other schemes are shown as text and never clickable."""
-    url = printable(url).strip()
-    if not is_web_address(url) or len(escape(url)) > 400:
-        return _short(words)
-    return f'<a href="{escape(url)}">{_short(words)}</a>'
-
-
-def _count(text: str) -> str:
-    return f"{int(text):,}" if re.fullmatch("[0-9]{1,12}", text) else _short(text)
+# Fields
 
 
 def read_fields(value: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dates import read_date
+from dates import date_words, read_date
 
 
 @pytest.mark.parametrize(
@@ -98,3 +98,18 @@ def test_a_date_that_is_not_sure_is_none(value: object) -> None:
 )
 def test_a_year_before_1000_is_no_date(text: str) -> None:
     assert read_date(text) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("2026-11-27T02:07:31.000Z", "27 Nov 2026, 02:07 UTC"),
+        ("Wed Apr 12 09:01:11 CDT 2017", "12 Apr 2017, 14:01 UTC"),
+        ("1795745251000", "27 Nov 2026, 02:07 UTC"),
+        ("lately", "lately"),
+        ("9999-12-31T23:59:59-12:00", "9999-12-31T23:59:59-12:00"),
+        ("", ""),
+    ],
+)
+def test_a_date_is_written_as_people_read_it(value: str, words: str) -> None:
+    assert date_words(value) == words

@@ -123,7 +123,7 @@ def test_the_published_stream_item_is_read_whole() -> None:
         follower_count="1234",
         created_date="2011-05-26T18:23:31.000Z",
         labels=("CreateCase", "printer"),
-        notes=(("Grace", "A good customer"),),
+        notes=(("Grace", "2017-04-12T14:01:11.000Z", "A good customer"),),
         in_reply_to="",
         reposted_from="",
         parent_post="",
@@ -135,7 +135,21 @@ def test_the_published_stream_item_is_read_whole() -> None:
 
 def test_a_stream_item_needs_nothing_but_its_id() -> None:
     parsed = StreamItem.parse({"entityId": "facebook:1"})
-    assert parsed == StreamItem("facebook:1", "", "", "", "", "", "", "", (), (), "", "")
+    assert parsed == StreamItem("facebook:1", (), (), *[""] * 13)
+
+
+@pytest.mark.parametrize(
+    ("entity_id", "text"),
+    [
+        ("twitter:1", "Q&A <b> \" ' 😀 &lt; &copy; AT&T"),
+        ("X:1", "Q&A <b> \" ' 😀 &lt; &copy; AT&T"),
+        ("facebook:1", "Q&amp;A &lt;b&gt; &quot; &#39; &#x1F600; &amp;lt; &copy; AT&T"),
+    ],
+)
+def test_the_entities_of_x_are_decoded_once_and_those_of_others_never(entity_id: str, text: str) -> None:
+    written = "Q&amp;A &lt;b&gt; &quot; &#39; &#x1F600; &amp;lt; &copy; AT&T"
+    parsed = item(entityId=entity_id, text=written, author=written)
+    assert (parsed.text, parsed.author) == (text, text)
 
 
 NAMES = [name for name in ITEM if name != "entityId"]
@@ -170,8 +184,8 @@ def test_no_value_of_any_other_field_makes_an_item_unreadable(value: object) -> 
         pytest.param("labels", "labels", [{"name": "a"}, {"title": "b"}, {}], ("a", "b"), id="labels as objects"),
         pytest.param("labels", "labels", {"name": "a"}, ("a",), id="labels as one object"),
         pytest.param("notes", "notes", "a note", (), id="notes as text"),
-        pytest.param("notes", "notes", ["a note"], (("", "a note"),), id="a note as text"),
-        pytest.param("notes", "notes", [{"text": "a"}, None], (("", "a"), ("", "")), id="a note by nobody"),
+        pytest.param("notes", "notes", ["a note"], (("", "", "a note"),), id="a note as text"),
+        pytest.param("notes", "notes", [{"text": "a"}, None], (("", "", "a"), ("", "", "")), id="a note by nobody"),
         pytest.param("inReplyTo", "in_reply_to", "twitter:1", "twitter:1", id="reply to an id"),
         pytest.param("inReplyTo", "in_reply_to", 17, "17", id="reply to a number"),
         pytest.param(

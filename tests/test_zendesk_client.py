@@ -366,9 +366,7 @@ LOST: list[Any] = [
     pytest.param(423, '{"error": "Locked"}', "Locked", id="locked"),
     pytest.param(451, "", None, id="for legal reasons"),
 ]
-NO_ACCOUNT = (
-    "no account works at ZENDESK_API_URL: its trial is over, it is suspended or renamed, or the address is wrong"
-)
+NO_ACCOUNT = "no account works at ZENDESK_API_URL: the address is wrong, or it was renamed, is suspended or has ended"
 
 
 @pytest.mark.parametrize(("status", "body", "code"), LOST)

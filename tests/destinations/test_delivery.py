@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -17,7 +19,7 @@ from conftest import Clock, events, fields_of, new_item, wait_for
 from destinations.attempt import PATIENCE, Call, attempt
 from destinations.delivery import CHECK_S, LEASE_S, Delivery
 from destinations.destination import Destination, Digest, Sent
-from destinations.zendesk import CHECK_ID, KEY_LIFE_S, PARALLEL, ZendeskDestination
+from destinations.zendesk import KEY_LIFE_S, PARALLEL, ZendeskDestination
 from destinations.zendesk_words import Style
 from inbox import open_database
 from inbox.database import Database, DatabaseUnavailable
@@ -27,7 +29,7 @@ from inbox.items import Claim, Draft, Item, NewItem, Outcome, Settled
 from inbox.records import Records
 from outbound import AuthFailed, Limited, Quota, Rejected, Unavailable
 from sandbox.zendesk import FakeZendesk
-from zendesk_client import Reply, Ticket, ZendeskClient
+from zendesk_client import CHECK_ID, Reply, Ticket, ZendeskClient
 
 
 @pytest.fixture
@@ -1357,6 +1359,17 @@ def test_an_attempt_that_cannot_be_recorded_costs_no_other_its_record(
     delivery.record([(call, Outcome("letter_sent", 0.1, reference="1")) for call in taken])
     assert [record.event_uuid for record in records.latest("delivered")] == ["e3", "e2", "e1"]
     assert events(caplog, "delivery_broken") == ["delivery_broken"] * 2
+    failing.accept([letter("e4", "p:4")])
+    delivery.deliver_due()
+    assert [event for event, _ in mailbox.sent] == ["e4"]  # the others were recorded: nothing pauses
+
+
+def test_what_can_never_be_recorded_is_not_sent_again_and_again(failing: Failing, mailbox: Mailbox) -> None:
+    mailbox.parallel, delivery = 1, Delivery(failing, mailbox)
+    failing.accept([letter(f"e{n}", f"p:{n}") for n in range(20)])
+    failing.to_raise["settle"] = [KeyError("x")] * 20
+    pauses = [delivery.deliver_due() for _ in range(20)]
+    assert pauses[0] is None and all(pause and 0 < pause <= 1 for pause in pauses[1:]) and len(mailbox.sent) == 1
 
 
 # Digests, and the pace
@@ -1509,6 +1522,59 @@ def test_a_stop_that_comes_too_early_says_what_is_left_behind_and_cuts_nothing(
 
 def test_a_delivery_that_never_started_can_be_stopped(inbox: Inbox, mailbox: Mailbox) -> None:
     Delivery(inbox, mailbox).stop(10)
+
+
+# Where no thread may stay
+
+
+def test_a_drain_delivers_what_is_due_and_leaves_no_thread(inbox: Inbox, mailbox: Mailbox) -> None:
+    inbox.now()  # the driver of PostgreSQL has threads of its own
+    delivery, before = Delivery(inbox, mailbox), set(threading.enumerate())
+    for number in range(2):  # a second one as well
+        inbox.accept([letter(f"e{number}{n}", f"p:{number}{n}") for n in range(5)])
+        delivery.drain(math.inf)
+    assert len(mailbox.sent) == 10 and inbox.counts().pending == 0 and mailbox.most_busy <= 2
+    assert set(threading.enumerate()) <= before
+
+
+def test_a_drain_claims_nothing_when_its_time_is_over(inbox: Inbox, mailbox: Mailbox) -> None:
+    inbox.accept([letter()])
+    Delivery(inbox, mailbox).drain(-math.inf)
+    assert mailbox.sent == [] and inbox.counts().pending == 1
+
+
+def test_a_drain_finishes_the_calls_that_are_under_way_when_its_time_ends(inbox: Inbox, mailbox: Mailbox) -> None:
+    inbox.accept([letter(f"e{n}", f"p:{n}") for n in range(5)])
+    mailbox.takes_letters.clear()
+    threading.Timer(0.2, mailbox.takes_letters.set).start()
+    Delivery(inbox, mailbox).drain(time.monotonic() + 0.1)
+    assert len(mailbox.sent) == 2 and inbox.counts().pending == 3
+
+
+def test_a_drain_waits_for_the_pace_of_a_destination(database_url: str, board: Board) -> None:
+    board.pace_s = 0.1
+    with closing(open_database(database_url)) as database:
+        inbox = Inbox(database)
+        inbox.accept([letter(f"e{n}", f"p:{n}") for n in range(3)])
+        Delivery(inbox, board).drain(math.inf)
+    assert len(board.sent) == 3
+
+
+def test_a_drain_leaves_what_must_wait_longer_to_the_next_one(inbox: Inbox, mailbox: Mailbox, clock: Clock) -> None:
+    inbox.accept([letter(f"e{n}", f"p:{n}") for n in range(3)])
+    mailbox.answers = [Limited("later", retry_after_s=60.0)] * 2
+    delivery = Delivery(inbox, mailbox)
+    delivery.drain(math.inf)
+    assert inbox.counts().pending == 3
+    clock.advance(61)
+    delivery.drain(math.inf)
+    assert inbox.counts().pending == 0
+
+
+def test_a_drain_ends_when_the_database_does_not_work(mailbox: Mailbox, caplog: pytest.LogCaptureFixture) -> None:
+    with closing(open_database("sqlite:////nowhere/at/all/relay.db")) as database:
+        Delivery(Inbox(database), mailbox).drain(math.inf)
+    assert events(caplog) == ["database_unavailable"]
 
 
 # What others hear

@@ -91,6 +91,11 @@ def test_a_line_may_be_written_as_people_and_word_processors_write_it(line: str)
         ("label a -> b -> slack #x", "a -> b"),
         ("rule Children's toys -> slack #x", "Children's toys"),
         ('rule 5" pizza -> slack #x', '5" pizza'),
+        ("label 'tis the season -> slack #x", "'tis the season"),
+        ("label Customers' -> slack #x", "Customers'"),
+        ("label rock 'n' roll -> slack #x", "rock 'n' roll"),
+        ("label 'n' roll -> slack #x", "'n' roll"),
+        ('label "\'tis" -> slack #x', "'tis"),
         ("label VIP (gold) -> slack #x", "VIP (gold)"),
         ("label {VIP} -> slack #x", "{VIP}"),
         ("label A, B -> slack #x", "A, B"),
@@ -101,6 +106,16 @@ def test_a_line_may_be_written_as_people_and_word_processors_write_it(line: str)
 def test_a_name_may_have_any_sign_in_it(line: str, name: str) -> None:
     found = read_line(line).filter
     assert found is not None and found.text == name
+
+
+@pytest.mark.parametrize("apostrophe", ["'", "’"])
+@pytest.mark.parametrize("between", ["; ", "\n", "\\n"], ids=["semicolon", "line break", "backslash n"])
+def test_an_apostrophe_in_one_line_does_not_reach_into_the_next(apostrophe: str, between: str) -> None:
+    names = ["'tis", "B'", "Fish 'n chips", "Children's", "Customers'"]
+    names = [name.replace("'", apostrophe) for name in names]
+    lines = [line for _, line in split_lines(between.join(f"label {name} -> slack #x" for name in names))]
+    found = [read_line(line).filter for line in lines]
+    assert [one and one.text for one in found] == names
 
 
 @pytest.mark.parametrize(

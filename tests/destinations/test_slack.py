@@ -10,15 +10,13 @@ from typing import Any
 
 import pytest
 import responses
-from conftest import Clock, new_item, rows, sqlite_unless_asked
+from conftest import Clock, new_item, rows
 
 from config import ConfigError, Reader
 from destinations.delivery import Delivery
 from destinations.destination import Destination, LeaseLost, Sent
 from destinations.slack import SLACK_VARIABLES, SlackDestination, SlackSettings
-from inbox import open_database
 from inbox.database import Database
-from inbox.facts import Facts
 from inbox.gate import OPEN, UNAUTHORISED
 from inbox.inbox import Inbox
 from inbox.items import Draft, Item
@@ -44,17 +42,10 @@ def slack(clock: Clock) -> Iterator[FakeSlack]:
 
 
 @pytest.fixture
-def facts(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Facts]:
-    database = open_database(sqlite_unless_asked(request, tmp_path), clock)
-    yield Facts(database)
-    database.close()
-
-
-@pytest.fixture
-def new(slack: FakeSlack, facts: Facts) -> New:
+def new(slack: FakeSlack) -> New:
     """Makes the destination for a target."""
     url = f"{slack.url}/api"  # type: ignore[attr-defined]
-    return lambda target: SlackDestination(SlackSettings(TOKEN, url), target, f"slack:{target}", facts)
+    return lambda target: SlackDestination(SlackSettings(TOKEN, url), target, f"slack:{target}")
 
 
 @pytest.fixture
@@ -70,8 +61,8 @@ def answers() -> Iterator[responses.RequestsMock]:
 
 
 @pytest.fixture
-def elsewhere(facts: Facts) -> SlackDestination:
-    return SlackDestination(SlackSettings(TOKEN, BASE), "#social-crisis", "slack:#social-crisis", facts)
+def elsewhere() -> SlackDestination:
+    return SlackDestination(SlackSettings(TOKEN, BASE), "#social-crisis", "slack:#social-crisis")
 
 
 def claimed(event: str = "e1", **changes: Any) -> Item:
@@ -329,10 +320,10 @@ def test_an_answer_without_a_channel_or_ts_is_delivered_all_the_same(
 # Persons
 
 
-@pytest.mark.parametrize("facts", ["sqlite", "postgresql"], indirect=True)
-def test_a_person_is_looked_up_once_and_gets_a_direct_message(new: New, slack: FakeSlack, facts: Facts) -> None:
+def test_a_person_is_looked_up_once_and_gets_a_direct_message(new: New, slack: FakeSlack) -> None:
+    ann = new(ANN)
     for number in range(3):
-        deliver(new(ANN), f"e{number}")
+        deliver(ann, f"e{number}")
     assert len(slack.messages_in(ANN)) == 3
     assert [call.path for call in slack.calls].count("/api/users.lookupByEmail") == 1
 
@@ -341,14 +332,6 @@ def test_a_person_by_id_needs_no_look_up(new: New, slack: FakeSlack) -> None:
     user = slack.add_user("bo@acme.example", "Bo")
     deliver(new(user.id))
     assert len(slack.messages_in("bo@acme.example")) == 1 and len(slack.calls) == 1
-
-
-def test_the_kept_id_is_under_a_name_that_holds_no_address(new: New, facts: Facts) -> None:
-    kept: dict[str, str] = {}
-    facts.remember = lambda name, value: kept.update({name: value})  # type: ignore[method-assign]
-    deliver(new(ANN))
-    [name] = kept
-    assert "ann" not in name and "@" not in name and len(name) <= 50
 
 
 @pytest.mark.parametrize("code", ["user_not_found", "channel_not_found"])
@@ -550,10 +533,10 @@ def test_the_check_notices_that_a_person_has_left_although_the_id_is_kept(new: N
         bo.check()
 
 
-def test_a_wrong_token_fails_the_check(slack: FakeSlack, facts: Facts) -> None:
+def test_a_wrong_token_fails_the_check(slack: FakeSlack) -> None:
     settings = SlackSettings("xoxb-of-someone-else", f"{slack.url}/api")  # type: ignore[attr-defined]
     with pytest.raises(AuthFailed, match="invalid_auth"):
-        SlackDestination(settings, "#social-care", "slack:#social-care", facts).check()
+        SlackDestination(settings, "#social-care", "slack:#social-care").check()
 
 
 def test_after_a_refusal_of_the_channel_the_check_fails_once_with_its_reason(
@@ -599,7 +582,7 @@ CRISIS = "slack:#social-crisis"
 def delivery(inbox: Inbox, slack: FakeSlack, database: Database) -> Delivery:
     """The loop of a channel, with what it keeps in the same database of either kind."""
     settings = SlackSettings(TOKEN, f"{slack.url}/api")  # type: ignore[attr-defined]
-    return Delivery(inbox, SlackDestination(settings, "#social-crisis", CRISIS, Facts(database)))
+    return Delivery(inbox, SlackDestination(settings, "#social-crisis", CRISIS))
 
 
 def run(delivery: Delivery, clock: Clock, passes: int = 12) -> None:

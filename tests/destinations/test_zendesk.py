@@ -12,14 +12,14 @@ import responses
 from conftest import Clock
 
 from destinations.destination import Destination, LeaseLost, Sent
-from destinations.zendesk import CHECK_ID, KEY_LIFE_S, ZendeskDestination
+from destinations.zendesk import KEY_LIFE_S, ZendeskDestination
 from destinations.zendesk_words import Style
 from events import Subject
 from inbox.items import Draft, Item
 from outbound import AuthFailed, Limited, Quota, Rejected, ServiceError, Unavailable
 from sandbox.calls import Call
 from sandbox.zendesk import FakeZendesk
-from zendesk_client import ZendeskClient
+from zendesk_client import CHECK_ID, ZendeskClient
 
 BASE = "https://acme.zendesk.com"
 POST = {"entityId": "twitter:1", "text": "Hello", "author": "Jo"}
@@ -242,6 +242,31 @@ def test_an_archived_ticket_is_followed_up(destination: ZendeskDestination, zend
     zendesk.archive_ticket(int(reference))
     sent = deliver(destination, "e2", latest_reference=reference)
     assert (sent.how, sent.reference) == ("follow_up_created", str(zendesk.tickets[1].id))
+    assert zendesk.tickets[1].fields["via_followup_source_id"] == int(reference)
+
+
+def overtaken(destination: ZendeskDestination, reference: str) -> Sending:
+    """An item whose ticket was frozen before another item of its post got this one."""
+    return Sending(
+        destination, new_claimed("e2", draft=destination.compose(new_claimed("e2")), latest_reference=reference)
+    )
+
+
+def test_our_own_reference_decides_where_no_look_up_finds_the_ticket(answers: responses.RequestsMock) -> None:
+    answers.get(f"{BASE}/api/v2/tickets", **LIST)
+    answers.get(f"{BASE}/api/v2/tickets/show_many", status=403)
+    answers.put(f"{BASE}/api/v2/tickets/7", json={"ticket": {"id": 7, "tags": ["createcase"]}})
+    sending = overtaken(by_api_token(), "7")
+    assert (sending.go().how, sending.draft.kind, sending.draft.target) == ("note_added", "note", "7")
+
+
+def test_an_archived_ticket_of_another_item_is_followed_up_and_not_made_twice(
+    destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    reference = deliver(destination).reference
+    zendesk.archive_ticket(int(reference))
+    sent = overtaken(destination, reference).go()
+    assert sent.how == "follow_up_created"
     assert zendesk.tickets[1].fields["via_followup_source_id"] == int(reference)
 
 
