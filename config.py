@@ -4,47 +4,69 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
-from urllib.parse import quote, unquote_to_bytes, urlsplit
+from urllib.parse import urlsplit
 
 import click
 
 # The variables that every process reads, and where their values come from. A destination lists its own.
 VARIABLES = {
     "SPREDFAST_API_TOKEN": "the OAuth access token of your Khoros Marketing service user",
-    "SPREDFAST_COMPANY_ID": "your company's number in Khoros Marketing; https://api.spredfast.com/v2/whoami/ lists it",
+    "SPREDFAST_COMPANY_ID": "your company's number in Khoros Marketing; once the access token is right, the service's "
+    "page and flask --app app check list your companies",
     "NOTIFICATION_BEARER_TOKEN": "a long random secret that you make up, for example with: openssl rand -hex 32",
+    "ALERT_WEBHOOK_URL": "an incoming webhook's address, in Slack: api.slack.com/apps > your app > Incoming Webhooks",
+    "STATUS_PASSWORD": "a long password that you make up for the pages /status and /metrics; without it they are off",
     "PUBLIC_URL": 'this service\'s own address; on Heroku: heroku apps:info -s | sed -n "s/^web_url=//p"',
-    "HEROKU_APP_NAME": "the name of the Heroku app this runs in",
-    "DATABASE_URL": "sqlite:///relay.db or postgres://USER:PASSWORD@HOST/NAME; Heroku's PostgreSQL add-on sets it",
-    "KHOROS_API_URL": "the Khoros Marketing API, normally https://api.spredfast.com/v2",
-    "KHOROS_EXTERNAL_ID": "our name for the subscription, normally send-to-zendesk",
+    "HEROKU_APP_NAME": "the name of the Heroku app this runs in; it may be left out",
+    "DATABASE_URL": "postgres://USER:PASSWORD@HOST/NAME from your database's provider, on Heroku from the PostgreSQL "
+    "add-on; sqlite:///relay.db where the disk stays",
     "KHOROS_DELIVERY": "push or poll; poll needs no public address",
+    "STATUS_SHOWS_POSTS": "true or false; false hides the author and the words of posts on /status, normally true",
+    "RETENTION_DAYS": "how many days a settled post's text is kept, normally 30; 0 empties it within the hour",
+    "ALERT_AFTER_MINUTES": "how many minutes a post may wait before an alert is sent, normally 10",
     "CATCH_UP_MINUTES": "how often the service fetches what no push brought, normally 5; 0 switches it off",
     "POLL_SECONDS": "how often the service polls when KHOROS_DELIVERY is poll, normally 15",
-    "STATUS_PASSWORD": "a long password that you make up for the pages /status and /metrics; without it they are off",
-    "ALERT_WEBHOOK_URL": "an incoming webhook's address, in Slack: api.slack.com/apps > your app > Incoming Webhooks",
-    "ALERT_AFTER_MINUTES": "how many minutes a post may wait before an alert is sent, normally 10",
-    "RETENTION_DAYS": "how many days a settled post's text is kept, normally 30; 0 empties it within the hour",
+    "KHOROS_EXTERNAL_ID": "our name for the subscription, normally send-to-zendesk",
+    "KHOROS_API_URL": "the Khoros Marketing API, normally https://api.spredfast.com/v2",
     "LOG_LEVEL": "DEBUG, INFO, WARNING or ERROR",
 }
-SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-# What DATABASE_URL may say to other libraries: about their pools and prepared statements, and that text is UTF-8.
-OF_OTHER_LIBRARIES = frozenset(
-    "pgbouncer pool pool_timeout pool_size pool_mode pool_max_conns max_overflow statement_cache_size charset encoding "
-    "prepared_statements prepareThreshold prepared_statement_cache_size socket_timeout binary_parameters serverVersion "
-    "sslaccept uselibpqcompat workaround supa default_query_exec_mode statement_cache_mode client_encoding".split()
-)
+# The variable by which each platform makes itself known.
+PLATFORMS = {"DYNO": "Heroku", "RENDER": "Render", "FLY_APP_NAME": "Fly", "AWS_LAMBDA_FUNCTION_NAME": "AWS Lambda"}
 DAY_S = 86_400.0
 _is_visible = re.compile(r"[!-~]+").fullmatch
+_is_example = re.compile(r"change-me|(https://)?example[-_.].*").fullmatch  # the values in .env.example
+_ZERO_WIDTH = "\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
+# What comes along when a value is copied, and is no part of it. Inside {…} characters without width belong to a text.
+_AROUND = re.compile(rf"^[\s{_ZERO_WIDTH}]+|[{_ZERO_WIDTH}](?!.*\}})|\s+$", re.DOTALL)
+_IN_QUOTES = re.compile("[\"“”„‟«»]([^\"“”„‟«»]*)[\"“”„‟«»]|['‘’‚‛‹›`]([^'‘’‚‛‹›`]*)['‘’‚‛‹›`]")
 _is_loopback = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|::1").fullmatch
 
 
 class ConfigError(click.ClickException):
     """Some variables are missing or wrong; the message has a line for each, and no value that could be secret. A
-    ClickException, so that `flask --app app …` prints it without a traceback."""
+    ClickException, so that `flask --app app …` prints it without a traceback. `faults` says for each variable what is
+    wrong, in words that follow its name."""
+
+    def __init__(self, message: str, faults: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.faults = faults
+
+
+def platform(environ: Mapping[str, str]) -> str:
+    """The hosting platform that the process runs on: Heroku, Render, Fly or AWS Lambda; "" anywhere else."""
+    return next((name for variable, name in PLATFORMS.items() if environ.get(variable)), "")
+
+
+def strip_paste(variable: str, value: str) -> str:
+    """The value without blanks, characters that have no width, quotes and `NAME=` around it."""
+    before = None
+    while value != before:
+        before, value = value, re.sub(rf"^(export\s+)?{variable}\s*[=:]\s*", "", _AROUND.sub("", value))
+        if quoted := _IN_QUOTES.fullmatch(value):
+            value = quoted[1] or quoted[2] or ""
+    return value
 
 
 class Reader:
@@ -52,7 +74,7 @@ class Reader:
 
     def __init__(self, environ: Mapping[str, str], variables: Mapping[str, str]) -> None:
         self.environ, self._variables = environ, variables
-        self._values = {name: environ.get(name, "").strip() for name in variables}
+        self._values = {name: strip_paste(name, environ.get(name, "")) for name in variables}
         self._faults: dict[str, str] = {}
 
     def __call__(
@@ -61,6 +83,8 @@ class Reader:
         """The parsed value, or the default of one that is not set, empty or faulty."""
         value = self._values[variable]
         try:
+            if _is_example(value):
+                raise ValueError("still has the value of .env.example; put your own there")
             if value:
                 return parse(value)
             if required:
@@ -94,14 +118,16 @@ class Reader:
             lines = [
                 f"  {name} {fault}. Where to get it: {where[name]}{end}{more}" for name, fault, end, more in faults
             ]
-            raise ConfigError("The relay cannot start. Set these variables and start it again:\n" + "\n".join(lines))
+            heading = "The relay cannot start. Set these variables and start it again:"
+            raise ConfigError("\n".join([heading, *lines]), self._faults)
 
 
 # What a value may be: each function returns what it means, or raises ValueError with words that follow the name.
 
 
 def as_secret(value: str) -> str:
-    """Visible ASCII characters only. Raises ValueError."""
+    """Visible ASCII characters only, without the word Bearer in front. Raises ValueError."""
+    value = re.sub(r"(?i)^(authorization:\s*)?bearer\s+", "", value)
     if not _is_visible(value):
         raise ValueError("has a space or an unusual character in it; copy it again")
     return value
@@ -115,10 +141,11 @@ def as_boolean(value: str) -> bool:
 
 
 def as_https_url(value: str) -> str:
-    """A plain address, without a slash at its end. Raises ValueError."""
+    """A plain address, without a slash at its end. A host name alone will do. Raises ValueError."""
+    value = re.sub(r"^(?=[\w-]+(\.[\w-]+)+(:[0-9]+)?(/|$))", "https://", value.rstrip(" ,;"))
     if "?" in value:
         raise ValueError("must be a plain address without a user name, a space, ? or #")
-    return as_webhook_url(value).rstrip("/")
+    return re.sub(r"^[^/]+//[^/]+", lambda host: host[0].lower(), as_webhook_url(value)).rstrip("/")
 
 
 def as_webhook_url(value: str) -> str:
@@ -137,10 +164,21 @@ def as_webhook_url(value: str) -> str:
     return value
 
 
+def _own_address(value: str) -> str:
+    return re.sub(r"/(notifications|createTicket|status|health)$", "", as_https_url(value))
+
+
+def _app_name(value: str) -> str:
+    name = re.sub(r"^(https?://)?([^/.]*)(\.herokuapp\.com)?/?$", r"\2", value.lower())
+    if not re.fullmatch("[a-z0-9-]+", name):
+        raise ValueError("is not the name of a Heroku app, like acme-relay")
+    return name
+
+
 def _long_secret(value: str) -> str:
-    if len(value) < 16:
-        raise ValueError("is too short: at least 16 characters")
-    return as_secret(value)
+    if value and len(secret := as_secret(value)) >= 16:
+        return secret
+    raise ValueError("is too short: at least 16 characters")
 
 
 def _bearer_tokens(value: str) -> tuple[str, ...]:
@@ -162,68 +200,6 @@ def _positive(value: str) -> int:
 def _seconds(unit_s: float, count: Callable[[str], int]) -> Callable[[str], float]:
     """Reads a number of minutes or days as seconds."""
     return lambda value: unit_s * count(value)
-
-
-def _database_url(value: str) -> str:
-    value = re.sub(r"^psql\s+", "", value).strip("'\"").removeprefix("jdbc:")  # as providers' pages show it
-    kind, _, rest = value.partition("://")
-    if kind == "sqlite":
-        if not re.fullmatch(r"/[^?]+", rest) or ":memory:" in rest:
-            raise ValueError("must name a file on the disk, in which ? is not allowed")
-        return value
-    if not re.fullmatch(r"(postgres|postgresql|pgsql)(\+\w+)?", kind):
-        raise ValueError("must begin with sqlite:/// or postgres://")
-    if "[YOUR-PASSWORD]" in rest:
-        raise ValueError("still has [YOUR-PASSWORD] in it: put the password there")
-    try:
-        address, _, query = re.sub(r"^([^:/?]*):([^?]*|[^/]*)@", _quoted, rest).partition("?")
-    except UnicodeError:  # it would repeat the password
-        raise ValueError("is not a database address") from None
-    settings = [setting for pair in query.split("&") if (setting := _postgresql_setting(pair))]
-    ours = [setting for setting in settings if setting.startswith(("schema=", "connection_limit="))]
-    _check_postgresql(f"postgresql://{address}?{'&'.join(one for one in settings if one not in ours)}")
-    return f"postgresql://{address}" + (f"?{'&'.join(settings)}" if settings else "")
-
-
-def _check_postgresql(address: str) -> None:
-    from psycopg import ProgrammingError, pq  # time and memory that a relay on SQLite does not need
-    from psycopg.conninfo import conninfo_to_dict
-
-    query = address.partition("?")[2]
-    with suppress(ProgrammingError, UnicodeError):  # they would repeat the password
-        if re.fullmatch(r"[0-9,]*", str(conninfo_to_dict(address).get("port", ""))):
-            return
-    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
-    unknown = {name for name in (pair.partition("=")[0] for pair in query.split("&") if pair) if name not in known}
-    fault = "is not a database address"
-    if unknown and "@" in query:
-        fault += ": write a ? in its password as %3F"
-    elif unknown and re.fullmatch(r"[\w&]{1,40}", "&".join(sorted(unknown))):
-        fault += f": PostgreSQL knows no setting {' or '.join(sorted(unknown))}, take that out"
-    raise ValueError(fault)
-
-
-def _postgresql_setting(pair: str) -> str:
-    """A setting behind the ? of a PostgreSQL address, as libpq spells it. schema and connection_limit are for
-    inbox/postgresql.py; "" for one that only other libraries need."""
-    name, _, value = pair.partition("=")
-    if name in ("schema", "currentSchema", "search_path"):
-        return f"schema={value.partition(',')[0]}"
-    if name == "connection_limit" and not re.fullmatch("[1-9][0-9]{0,3}", value):
-        raise ValueError("must have a whole number from 1 on as its connection_limit")
-    if name in ("ssl", "sslmode"):
-        value = {"true": "require", "1": "require", "no-verify": "require", "false": "disable", "0": "disable"}.get(
-            value, value
-        )
-        if value not in SSL_MODES:
-            raise ValueError(f"must have one of these as its sslmode: {', '.join(SSL_MODES)}")
-        return f"sslmode={value}"
-    return "" if name in OF_OTHER_LIBRARIES else pair
-
-
-def _quoted(login: re.Match[str]) -> str:
-    """User and password, whose signs may stand as they are or, as PostgreSQL wants them, as %XX."""
-    return f"{quote(unquote_to_bytes(login[1]), safe='')}:{quote(unquote_to_bytes(login[2]), safe='')}@"
 
 
 def _polling(value: str) -> bool:
@@ -252,20 +228,22 @@ class Config:
     khoros_token: str = setting("SPREDFAST_API_TOKEN", as_secret, secret=True)
     company_id: int = setting("SPREDFAST_COMPANY_ID", _positive)
     bearer_tokens: tuple[str, ...] = setting("NOTIFICATION_BEARER_TOKEN", _bearer_tokens, secret=True)
-    public_url: str = setting("PUBLIC_URL", as_https_url, "")
-    heroku_app_name: str = setting("HEROKU_APP_NAME", str, "")
-    database_url: str = setting("DATABASE_URL", _database_url, "sqlite:///relay.db", secret=True)
+    public_url: str = setting("PUBLIC_URL", _own_address, "")
+    heroku_app_name: str = setting("HEROKU_APP_NAME", _app_name, "")
+    database_url: str = setting("DATABASE_URL", str, "sqlite:///relay.db", secret=True)
     khoros_url: str = setting("KHOROS_API_URL", as_https_url, "https://api.spredfast.com/v2")
     external_id: str = setting("KHOROS_EXTERNAL_ID", str, "send-to-zendesk")
     polling: bool = setting("KHOROS_DELIVERY", _polling, False)
     catch_up_s: float = setting("CATCH_UP_MINUTES", _seconds(60.0, _number), 300.0)
     poll_s: float = setting("POLL_SECONDS", _positive, 15.0)
     status_password: str = setting("STATUS_PASSWORD", _long_secret, "", secret=True)
+    status_shows_posts: bool = setting("STATUS_SHOWS_POSTS", as_boolean, True)
     alert_url: str = setting("ALERT_WEBHOOK_URL", as_webhook_url, "", secret=True)  # who knows it can write there
     alert_after_s: float = setting("ALERT_AFTER_MINUTES", _seconds(60.0, _positive), 600.0)
     retention_s: float = setting("RETENTION_DAYS", _seconds(DAY_S, _number), 30 * DAY_S)
     log_level: str = setting("LOG_LEVEL", _log_level, "INFO")
     on_dyno: bool = False
+    on_lambda: bool = False
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -277,7 +255,8 @@ class Config:
         """The settings in the environment; `read` keeps the faults."""
         found = read.all_of(cls)
         found["public_url"] = found["public_url"] or _platform_url(read.environ)
-        return cls(**found, on_dyno="DYNO" in read.environ)
+        here = platform(read.environ)
+        return cls(**found, on_dyno=here == "Heroku", on_lambda=here == "AWS Lambda")
 
 
 def _platform_url(environ: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ from events import as_list, as_object, read_number, read_text, read_texts
 from outbound import Answer, AuthFailed, Bearer, Rejected, ServiceError, Unavailable, new_session, send
 
 PAGE_SIZE = 100
+WHOAMI = "/whoami/"
 T = TypeVar("T")
 OVERLONG = "Khoros lists an event of more than 8 MiB: look at it in Khoros"
 _LIVE = {"ACTIVE", ""}  # a label, or a set, that agents can use
@@ -62,6 +63,14 @@ class Upserted:
 
 
 @dataclass(frozen=True)
+class Company:
+    """A company that the token's owner belongs to."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True)
 class Label:
     """A label of the company's, and the set that it belongs to."""
 
@@ -71,10 +80,11 @@ class Label:
 
 
 class KhorosClient:
-    """The API with one access token, for one company. Each method makes one attempt. It raises Unavailable (Khoros is
-    down, or its answer makes no sense), Rejected (Khoros refuses this request) or AuthFailed (it refuses the token)."""
+    """The API with one access token, for one company; `companies` does without its number. Each method
+    makes one attempt. It raises Unavailable (Khoros is down, or its answer makes no sense), Rejected (Khoros refuses
+    this request) or AuthFailed (it refuses the token)."""
 
-    def __init__(self, url: str, token: str, company_id: int) -> None:
+    def __init__(self, url: str, token: str, company_id: int = 0) -> None:
         self._url, self._token, self._company_id = url, token, company_id
         self._session = new_session(url, pool_size=2)
 
@@ -128,12 +138,13 @@ class KhorosClient:
             raise
         return _entries(read_khoros_answer(answer))
 
-    def whoami(self) -> dict[str, Any]:
-        """The token's owner: {id, email, firstName, lastName, companies: [{id, name, products}]}."""
-        data = self._call("GET", "/whoami/")
-        if not isinstance(data, dict):
+    def companies(self) -> list[Company]:
+        """The companies that the token's owner belongs to; none when Khoros does not say (GET /v2/whoami)."""
+        user = self._call("GET", WHOAMI)
+        if not isinstance(user, dict):
             raise Unavailable("Khoros answered without an object")
-        return data
+        listed = map(as_object, as_list(user.get("companies")))
+        return [Company(**read_texts(one, "id", "name")) for one in listed if one.get("id")]
 
     def _pages(self, path: str, first: int, parse: Callable[[Any], T], key: Callable[[T], str]) -> list[T]:
         """The entries of up to ten pages, each once by its key."""
@@ -151,7 +162,7 @@ class KhorosClient:
         return read_khoros_answer(self._send(method, path, **options))
 
     def _send(self, method: str, path: str, **options: Any) -> Answer:
-        headers = {"x-sf-company-id": str(self._company_id)}
+        headers = {"x-sf-company-id": str(self._company_id)} if path != WHOAMI else {}
         url, auth = self._url + path, Bearer(self._token)
         return send(self._session, method, url, service="Khoros", auth=auth, headers=headers, **options)
 

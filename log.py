@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import TextIO
 
 _is_plain = re.compile(r"[^\s\"=\\\x00-\x1f\x7f]+").fullmatch
+_LOCAL_PART = re.compile(r"([^\s:,;\"'<>()/@])[^\s:,;\"'<>()/@]*@(?=[\w-]+\.)")  # of an e-mail address
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
 _log = logging.getLogger("relay")
 READER_WAIT_S = 1.0
@@ -65,7 +66,7 @@ def _as_text(value: object) -> str:
 
 
 class Formatter(logging.Formatter):
-    """Makes logfmt of our lines and of any library's message, and masks the given secrets."""
+    """Makes logfmt of our lines and of any library's message, and masks the given secrets and e-mail addresses."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__()
@@ -84,6 +85,8 @@ class Formatter(logging.Formatter):
         for secret in self._secrets:
             if secret in all_of_it:
                 texts = {key: text.replace(secret, "[secret]") for key, text in texts.items()}
+        if "@" in all_of_it:
+            texts = {key: _LOCAL_PART.sub(r"\1…@", text) for key, text in texts.items()}
         return " ".join([f"{key}={field(text)}" for key, text in texts.items()])
 
 

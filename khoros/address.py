@@ -19,8 +19,9 @@ class PublicAddress:
         self._ignored: set[str] = set()  # the hosts that were logged
 
     def learn(self, host: str, *, secure: bool) -> bool:
-        """Remembers the host name of a visit to the landing page, unless an address is known. Only on Heroku, whose
-        router forwards only requests for the app's own names. The first name stays. Returns whether it is new."""
+        """Remembers the host name of a visit to the landing page, unless an address is known. Only on Heroku and AWS
+        Lambda, which forward only requests for the app's own names. The first name stays. Returns whether it is
+        new."""
         if self._config.public_url or self._config.polling or not (secure and self._may_be_ours(host)):
             return False
         known = self._facts.recall("public_url")
@@ -49,5 +50,9 @@ class PublicAddress:
         return ""
 
     def _may_be_ours(self, host: str) -> bool:
-        name = re.escape(self._config.heroku_app_name.lower()) or "[a-z0-9][a-z0-9-]*"
-        return self._config.on_dyno and bool(re.fullmatch(rf"{name}(-[a-z0-9-]+)?\.herokuapp\.com", host))
+        name, ours = re.escape(self._config.heroku_app_name.lower()) or "[a-z0-9][a-z0-9-]*", ""
+        if self._config.on_dyno:
+            ours = rf"{name}(-[a-z0-9-]+)?\.herokuapp\.com"
+        elif self._config.on_lambda:
+            ours = r"[a-z0-9]+\.(lambda-url\.[a-z0-9-]+\.on\.aws|execute-api\.[a-z0-9-]+\.amazonaws\.com)"
+        return bool(ours and re.fullmatch(ours, host))

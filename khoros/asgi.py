@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 UNCOMMITTED_LIMIT = 32 * 1024 * 1024  # bytes of all notifications in memory
 IN_ONE_COMMIT = 100  # notifications
 PAGES_AT_ONCE = 4
+HUNG_UP = "the connection ended before the request did"
 
 
 class Asgi:
@@ -53,8 +54,9 @@ class Asgi:
             return
         at, headers = time.perf_counter(), dict(scope["headers"])
         name = request_id(headers.get(b"x-request-id", b"").decode("latin-1"))
+        client = _client(scope, headers)
         if self._receiver is None or scope["path"] not in NOTIFICATIONS_PATHS or scope["method"] != "POST":
-            await self._page(scope, receive, send, name, at)
+            await self._page(scope, receive, send, name, at, client)
             return
         proto = headers.get(b"x-forwarded-proto", scope["scheme"].encode()).rpartition(b",")[2].strip()
         answer = partial(_send_json, send, proto == b"https")
@@ -64,10 +66,10 @@ class Asgi:
             receipt = await self._receive(headers, receive, name, at)
             await answer(202, vars(receipt), {})
         except ConnectionError:
-            log.warning("sender_gone", reason="the connection ended before the request did", request_id=name)
+            log.warning("sender_gone", reason=HUNG_UP, client=client, request_id=name)
         except Exception as error:
             refusal = Refusal.of(error, name)
-            log_refusal(refusal, name)
+            log_refusal(refusal, name, client)
             await answer(refusal.status, {"error": refusal.error, "message": refusal.message}, refusal.headers)
 
     async def _receive(self, headers: Mapping[bytes, bytes], receive: Receive, name: str, at: float) -> Receipt:
@@ -127,7 +129,7 @@ class Asgi:
                 if not waiting.done():  # the sender may have hung up meanwhile
                     waiting.set_result(answer)
 
-    async def _page(self, scope: HTTPScope, receive: Receive, send: Send, name: str, at: float) -> None:
+    async def _page(self, scope: HTTPScope, receive: Receive, send: Send, name: str, at: float, client: str) -> None:
         """Lets the WSGI app answer in a thread. It reads a body only after the password: strangers keep none busy."""
         status: int | None = None
 
@@ -143,7 +145,14 @@ class Asgi:
             await self._pages(named, receive, send_and_note)
         finally:  # also when the request is cancelled
             took = {"status": status, "took_ms": round((time.perf_counter() - at) * 1000), "request_id": name}
-            log.info("request", method=scope["method"], path=scope["path"], **took)
+            log.info("request", method=scope["method"], path=scope["path"], client=client, **took)
+
+
+def _client(scope: HTTPScope, headers: Mapping[bytes, bytes]) -> str:
+    """The sender's address, as the proxy in front of the relay names it. Without a proxy a sender can make it up."""
+    named = headers.get(b"x-forwarded-for", b"").rpartition(b",")[2].strip()
+    peer = scope.get("client")
+    return named.decode("latin-1") or (str(peer[0]) if peer else "")
 
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode

@@ -6,7 +6,7 @@ So nothing depends on dates. An event is known by its uuid, and a poll has three
 - the head: from the first event on, while a page has an event that this process has not met. This finds what is new in
   a list with the newest event first, and after a restart whatever was missed among what was pushed.
 - the tail: from one page before the last known end of the list to its end. This finds what is new in a list with the
-  oldest event first. Where events have disappeared, the end is looked for backwards, in growing steps.
+  oldest event first. Where events have disappeared, everything behind the head is read.
 - three pages between the two, each time the next ones, and on while a page has an event that this process has not met.
   So every event is looked at again and again, wherever it stands and however late it has appeared: in a list of 1,000
   events every 15 minutes. What moves while pages are read is met in the next round.
@@ -127,19 +127,13 @@ class CatchUp:
         if poll.accepted:
             log.info("caught_up", event_name=self._event_name, accepted=poll.accepted)
         failing_since = (known.failing_since or self._facts.now()) if failed else 0.0
-        status = replace(known, failed=failed, failing_since=failing_since, gone=gone, end=poll.end)
-        return self._say_too_old(status)
-
-    def _say_too_old(self, status: CatchUpStatus) -> CatchUpStatus:
-        """Says once what is left, although each process meets it again."""
-        dates = self._too_old
-        if len(dates) <= status.too_old:
-            return status
-        first, last = (datetime.fromtimestamp(date, UTC).isoformat() for date in (min(dates), max(dates)))
-        reason = "they happened before this service first subscribed"
-        names = {"event_name": self._event_name, "count": len(dates), "first": first, "last": last}
-        log.warning("events_too_old", **names, reason=reason)
-        return replace(status, too_old=len(dates))
+        count = len(self._too_old)
+        if count > known.too_old:  # said once, although each process meets them again
+            first, last = (datetime.fromtimestamp(date(self._too_old), UTC).isoformat() for date in (min, max))
+            names = {"event_name": self._event_name, "count": count, "first": first, "last": last}
+            log.warning("events_too_old", **names, reason="they happened before this service first subscribed")
+        too_old = max(count, known.too_old)
+        return replace(known, failed=failed, failing_since=failing_since, too_old=too_old, gone=gone, end=poll.end)
 
     # The three parts of a poll
 
@@ -148,13 +142,11 @@ class CatchUp:
         if ended:
             poll.end = head
             return
-        tail, step = max(head, poll.end - PAGE_SIZE), PAGE_SIZE
-        while not ended:
-            end, _ = self._read(poll, tail)
-            if ended := end > tail or tail == head:
-                poll.end = end
-            else:  # the list has become shorter
-                tail, step = max(head, tail - step), step * 2
+        tail = max(head, poll.end - PAGE_SIZE)
+        poll.end, _ = self._read(poll, tail)
+        if poll.end == tail > head:  # the list has become shorter
+            tail = head
+            poll.end, _ = self._read(poll, head)
         if not head <= self._round < tail or head == PAGES * PAGE_SIZE:  # in the last case the head has no end yet
             self._round = head
         pages = PAGES if len(self._met) < MET_LIMIT else ROUND_PAGES

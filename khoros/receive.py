@@ -30,8 +30,8 @@ NOT_RUNNING = (
     "Start the relay with: gunicorn 'app:create_app()'"
 )
 SECURE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
@@ -192,11 +192,11 @@ def request_id(given: str) -> str:
     return given if plain else secrets.token_hex(16)
 
 
-def log_refusal(refusal: Refusal, request_id: str) -> None:
-    """Logs what was not accepted from Khoros. A fault of our own has its line already."""
+def log_refusal(refusal: Refusal, request_id: str, client: str) -> None:
+    """Logs what was not accepted, and the sender's address. A fault of our own has its line already."""
     if refusal.status < 500:
-        fields = {"status": refusal.status, "reason": refusal.message, "request_id": request_id}
-        log.warning("notification_refused", **fields)
+        fields = {"status": refusal.status, "reason": refusal.message, "client": client}
+        log.warning("notification_refused", request_id=request_id, **fields)
 
 
 def authorised(authorization: str, tokens: Sequence[str]) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import log
 from config import Config
@@ -15,7 +17,7 @@ from khoros.address import PublicAddress
 from khoros.catch_up import CatchUp, CatchUpStatus, Source
 from khoros.receive import NOTIFICATIONS_PATH, Receiver
 from khoros_client import KhorosClient, Subscription
-from outbound import AuthFailed, ServiceError
+from outbound import AuthFailed, ServiceError, Unavailable
 
 CHECK_EVERY_S = 3600.0
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0, 60.0)
@@ -28,9 +30,9 @@ WORKING = (SUBSCRIBED, PAUSED)
 LEFT_PAUSED = "a person paused the subscription in Khoros; to go on: flask --app app subscription resume"
 LEFT_DELETED = "the subscription was deleted by command; to subscribe again: flask --app app subscription resume"
 ADDRESS_UNKNOWN = "the service does not know its public address: set PUBLIC_URL"
-ADDRESS_UNKNOWN_ON_HEROKU = (
-    "the app does not know its public address yet: open it once in a browser with: heroku open, or set it with: "
-    'heroku config:set PUBLIC_URL="$(heroku apps:info -s | sed -n s/^web_url=//p)"'
+ADDRESS_UNKNOWN_YET = (
+    "the app does not know its public address yet: open it once in a browser, with its own https address (on Heroku: "
+    "dashboard > your app > Open app), or set PUBLIC_URL to that address. HEROKU_APP_NAME must be its name, or empty"
 )
 
 
@@ -169,16 +171,27 @@ class Subscriber:
             current, listed = self._current(known.uuid, needed=known.upserted_at >= self._started_at)
             wanted = self._wanted(known, current, listed)
             if not wanted:
-                detail = ADDRESS_UNKNOWN_ON_HEROKU if self._config.on_dyno else ADDRESS_UNKNOWN
+                may_learn = self._config.on_dyno or self._config.on_lambda
+                detail = ADDRESS_UNKNOWN_YET if may_learn else ADDRESS_UNKNOWN
                 return replace(known, state=NO_ADDRESS, detail=detail)
             if current is None or current.status != "PAUSED":
                 current, known = self._repair(current, known, wanted)
         except ServiceError as error:
-            return replace(known, state=LOGIN_REFUSED if isinstance(error, AuthFailed) else FAILED, detail=str(error))
+            state, detail = LOGIN_REFUSED if isinstance(error, AuthFailed) else FAILED, str(error)
+            return replace(known, state=state, detail=self._company_fault(error) or detail)
         state, detail = (PAUSED, LEFT_PAUSED) if current.status == "PAUSED" else (SUBSCRIBED, "")
         since = known.since or self._facts.now() - CLOCK_UNKNOWN_S
         uuid, created_date = current.uuid or known.uuid, current.created_date
         return replace(known, state=state, detail=detail, uuid=uuid, created_date=created_date, since=since)
+
+    def _company_fault(self, refusal: ServiceError) -> str:
+        """The companies of the access token, when Khoros refuses because ours is none of them; otherwise ""."""
+        ours, names = str(self._config.company_id), dict[str, str]()
+        with suppress(ServiceError):
+            names = {} if isinstance(refusal, Unavailable) else {one.id: one.name for one in self._khoros.companies()}
+        listed = ", ".join(f"{number} ({name})" for number, name in islice(names.items(), 10))
+        wrong = names and ours not in names
+        return f"SPREDFAST_COMPANY_ID {ours} is no company of the access token, which has: {listed}" if wrong else ""
 
     def _current(self, uuid: str, *, needed: bool) -> tuple[Subscription | None, list[Subscription]]:
         """Our subscription as Khoros lists it, of several the one with this uuid; and all that are listed. An upsert

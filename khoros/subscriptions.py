@@ -15,6 +15,7 @@ from khoros.catch_up import CatchUpStatus
 from khoros.receive import Receiver
 from khoros.subscription import (
     FAILED,
+    NO_ADDRESS,
     NOT_WANTED,
     RETRY_S,
     SUBSCRIBED,
@@ -67,7 +68,7 @@ class Subscriptions:
         PublicAddress. Raises DatabaseUnavailable."""
         if self._address.learn(host, secure=secure):
             for one in self._all.values():
-                if one.status().state == SUBSCRIBED:  # with an older address, from Khoros
+                if one.status().state in (SUBSCRIBED, NO_ADDRESS):  # with an older address, from Khoros, or none
                     one.look_again()
                 one.retry_now()
             self.loop.wake()

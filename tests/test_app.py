@@ -520,7 +520,7 @@ def test_without_a_database_everything_says_so(url: str, new_app: NewApp, caplog
     health = client.get("/health")
     assert (health.status_code, health.get_json()["status"], health.get_json()["store"]) == (503, "down", "unavailable")
     page = client.get("/")
-    assert page.status_code == 200 and "Nothing can be stored." in page.text
+    assert page.status_code == 200 and "Nothing can be stored:" in page.text
     assert "secret-word" not in health.text + page.text + caplog.text
 
 
@@ -678,32 +678,46 @@ def test_asking_often_does_not_wear_the_disk(app: Flask, client: FlaskClient, di
 # The landing page
 
 
-def test_the_page_says_apply_the_label_now_when_all_is_in_place(client: FlaskClient, app: Flask) -> None:
+def words_of(page: str) -> str:
+    """What a person reads on the page."""
+    return " ".join(re.sub("<[^>]*>", " ", page.partition("<body>")[2]).split())
+
+
+def test_the_page_says_when_all_is_in_place(client: FlaskClient, app: Flask) -> None:
     subscribed(app)
     page = client.get("/").text
-    assert "Khoros, labels: subscribed." in page and "Zendesk: connected." in page
-    assert "Label CreateCase → Zendesk" in page and "Everything is in place" in page
+    assert "<title>✓ All well." in page and "Label CreateCase → Zendesk" in page and "refresh" not in page
+    assert "All well. What happens in Khoros now" in words_of(page)
+    assert "Khoros, labels subscribed Zendesk connected" in words_of(page)
 
 
-@pytest.mark.parametrize("state", ["starting", "paused", "deleted", "failed", "no_address"])
+def test_the_page_of_a_start_is_neutral_and_opens_itself_again(app: Flask, client: FlaskClient) -> None:
+    subscribed(app, "starting")
+    page = client.get("/").text
+    assert '<meta http-equiv="refresh" content="2">' in page and 'class="verdict bad"' not in page
+    assert "Connecting to Khoros… This page refreshes itself." in words_of(page)
+
+
+@pytest.mark.parametrize("state", ["paused", "deleted", "failed", "no_address"])
 def test_the_page_says_how_it_is_in_khoros(state: str, app: Flask, client: FlaskClient) -> None:
     subscribed(app, state)
     page = client.get("/").text
-    assert f"Khoros, labels: {state.replace('_', ' ')}." in page
-    assert "Everything is in place" not in page and "Nothing is lost meanwhile" in page
+    assert f"Khoros, labels {state.replace('_', ' ')}" in words_of(page) and 'class="verdict bad"' in page
+    assert "labels make no tickets now; " in words_of(page)
+    assert "All well" not in page and "lost" not in page and "refresh" not in page
 
 
 def test_the_page_says_how_it_is_in_zendesk(app: Flask, client: FlaskClient, inbox: Inbox) -> None:
     subscribed(app)
     close_gate(inbox, UNAUTHORISED)
-    page = client.get("/").text
-    assert "Zendesk: unauthorised." in page and "Everything is in place" not in page
+    page = words_of(client.get("/").text)
+    assert "Zendesk refuses the login: new posts wait here." in page and "All well" not in page
 
 
 def test_the_page_says_when_nothing_can_be_stored(client: FlaskClient, disk: Disk) -> None:
     disk.fill()
     page = client.get("/")
-    assert page.status_code == 200 and "Nothing can be stored." in page.text and "Khoros, labels:" not in page.text
+    assert page.status_code == 200 and "Nothing can be stored:" in page.text and "All well" not in page.text
 
 
 def test_a_label_is_text_on_the_page_and_no_markup(new_app: NewApp, database_url: str) -> None:

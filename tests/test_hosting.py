@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -85,6 +86,49 @@ def test_faulty_settings_are_named_once_also_before_the_fork(hosted: Any) -> Non
     assert relay.wait_ended() != 0
     text = "\n".join(relay.output)
     assert text.count("SPREDFAST_COMPANY_ID is not a whole number") == 1 and "Traceback" not in text
+
+
+def test_on_a_platform_faulty_settings_close_the_service(hosted: Any) -> None:
+    relay, zendesk = hosted(DYNO="web.1", SPREDFAST_COMPANY_ID="twelve")
+    wait_for(lambda: "event=setting_refused" in "".join(relay.output), PATIENCE_S)
+    page = requests.get(relay.url, timeout=PATIENCE_S)
+    assert page.status_code == 503 and "<strong>SPREDFAST_COMPANY_ID</strong> is not a whole number." in page.text
+    assert requests.get(f"{relay.url}/health", timeout=PATIENCE_S).status_code == 503
+    assert (push(relay, "twitter:1"), zendesk.tickets) == (503, [])
+    assert relay.stop() == 0
+    assert "Traceback" not in "\n".join(relay.output)
+
+
+def test_a_laptop_polls_when_khoros_cannot_call_it(hosted: Any) -> None:
+    relay, _ = hosted(ON_LAPTOP="1", PUBLIC_URL="")
+    relay.wait_for_line(f"Open http://127.0.0.1:{relay.port}")
+    assert "Khoros cannot call a laptop" in relay.wait_for_line("event=polls")
+    assert push(relay, "twitter:1") == 404
+
+
+def test_a_laptop_with_an_address_is_called(hosted: Any) -> None:
+    relay, zendesk = hosted(ON_LAPTOP="1")
+    takes_and_delivers(relay, zendesk, 1)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+def test_a_file_of_settings_that_is_not_utf_8_is_one_line(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("SPREDFAST_LABEL_NAME=Fälle\n", encoding=encoding)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHON_DOTENV_DISABLED", raising=False)
+    with pytest.raises(SystemExit, match="The file .env cannot be read: save it again as plain text in UTF-8"):
+        runpy.run_path(str(ROOT / "gunicorn.conf.py"))
+
+
+def test_a_port_that_is_taken_is_one_line(hosted: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        relay, _ = hosted(f'exec "$1" "$2" --bind 127.0.0.1:{port}')
+        assert relay.wait_ended() == 1
+    [line] = [line for line in relay.output if "at=error" in line]
+    assert f'reason="port {port}: Address already in use; end the program that has the port' in line
 
 
 def test_no_workers_means_one_and_a_warning(hosted: Any) -> None:

@@ -12,7 +12,7 @@ import responses
 from contracts import validate
 
 from events import LABEL_APPLIED, RULE_APPLIED
-from khoros_client import OVERLONG, Garbled, KhorosClient, Label, Subscription, Upserted, read_khoros_answer
+from khoros_client import OVERLONG, Company, Garbled, KhorosClient, Label, Subscription, Upserted, read_khoros_answer
 from outbound import Answer, AuthFailed, Rejected, ServiceError, Unavailable
 
 BASE = "https://api.spredfast.com/v2"
@@ -83,8 +83,8 @@ def sent(khoros: responses.RequestsMock, index: int = 0) -> Any:
 
 
 def test_every_call_carries_the_token_and_the_company(khoros: responses.RequestsMock, client: KhorosClient) -> None:
-    khoros.get(f"{BASE}/whoami/", json={"id": 1})
-    client.whoami()
+    khoros.get(f"{BASE}/labelsets/", json=[])
+    client.labels()
     assert sent(khoros).headers["Authorization"] == f"Bearer {TOKEN}"
     assert sent(khoros).headers["x-sf-company-id"] == "4711"
 
@@ -265,10 +265,30 @@ def test_a_refused_list_of_labels_is_an_error(khoros: responses.RequestsMock, cl
         client.labels()
 
 
-def test_whoami_tells_whose_token_it_is(khoros: responses.RequestsMock, client: KhorosClient) -> None:
+def test_the_companies_are_asked_for_without_the_number_of_one(
+    khoros: responses.RequestsMock, client: KhorosClient
+) -> None:
     someone = {"id": 9, "email": "relay@acme.example", "companies": [{"id": 4711, "name": "Acme", "products": []}]}
     khoros.get(f"{BASE}/whoami/", json={"data": someone, "status": {"succeeded": True}})
-    assert client.whoami() == someone
+    assert client.companies() == [Company("4711", "Acme")]
+    assert "x-sf-company-id" not in sent(khoros).headers  # the number may be what is wrong
+
+
+@pytest.mark.parametrize(
+    ("listed", "companies"),
+    [
+        ([{"id": 4711, "name": "Acme", "products": []}, {"id": "8"}], [Company("4711", "Acme"), Company("8", "")]),
+        ([{"name": "Without a number"}, "Acme", None], []),
+        ("Acme", []),
+        (None, []),
+    ],
+    ids=ascii,
+)
+def test_the_companies_of_a_token_are_those_that_have_a_number(
+    listed: object, companies: list[Company], khoros: responses.RequestsMock
+) -> None:
+    khoros.get(f"{BASE}/whoami/", json={"id": 9, "companies": listed})
+    assert KhorosClient(BASE, TOKEN).companies() == companies
 
 
 # What is answered
@@ -359,7 +379,7 @@ def test_an_answer_without_the_object_is_unavailable(
 ) -> None:
     khoros.get(f"{BASE}/whoami/", body=body)
     with pytest.raises(Unavailable, match="without an object"):
-        client.whoami()
+        client.companies()
 
 
 def failed(code: object, message: object = "") -> bytes:
@@ -433,7 +453,7 @@ def test_no_failure_repeats_what_khoros_wrote_or_a_secret(khoros: responses.Requ
 def test_a_redirect_gets_no_second_request(khoros: responses.RequestsMock, client: KhorosClient) -> None:
     khoros.get(f"{BASE}/whoami/", status=302, headers={"Location": "https://evil.example/"})
     with pytest.raises(Rejected):
-        client.whoami()
+        client.companies()
     assert len(khoros.calls) == 1
 
 

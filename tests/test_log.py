@@ -207,6 +207,20 @@ def test_a_secret_in_a_field_is_masked_everywhere() -> None:
     assert Formatter(["", SECRET]).format(made) == 'at=info event=outage reason="[secret], [secret]" url=[secret]'
 
 
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("slack:ann@acme.example", "slack:a…@acme.example"),
+        ("Slack (ann.b+c@acme.example): not found", '"Slack (a…@acme.example): not found"'),
+        ("ann@acme.example,bob@acme.example", "a…@acme.example,b…@acme.example"),
+        ("a…@acme.example", "a…@acme.example"),
+        ("slack:@bot twitter:@acme", '"slack:@bot twitter:@acme"'),
+    ],
+)
+def test_of_an_e_mail_address_only_the_first_letter_and_the_domain_are_logged(text: str, masked: str) -> None:
+    assert line_of(destination=text) == f"at=info event=ticket_created destination={masked}"
+
+
 def test_what_is_too_short_to_be_a_secret_does_not_blank_the_log() -> None:
     made = record("outage", name="relay")
     made.fields = {"post": "twitter:1"}

@@ -12,7 +12,8 @@ import responses
 
 from app import Settings
 from config import ConfigError
-from destinations.zendesk_words import Post, Style, subject, ticket_body
+from destinations.zendesk_comment import Post, subject
+from destinations.zendesk_words import Style, ticket_body
 from events import LABEL_APPLIED, StreamItem
 from inbox.gate import OPEN, Gate
 from khoros_client import KhorosClient
@@ -71,7 +72,7 @@ def test_a_host_that_no_name_server_accepts_is_unavailable() -> None:
 
 def test_an_email_address_that_cannot_be_sent_is_refused_at_the_start() -> None:
     with pytest.raises(ConfigError, match="ZENDESK_USER_EMAIL"):
-        Settings.from_env(ENVIRON | {"ZENDESK_USER_EMAIL": "agent\u200b@acme.example", "ZENDESK_API_TOKEN": "t"})
+        Settings.from_env(ENVIRON | {"ZENDESK_USER_EMAIL": "agent\u2028x@acme.example", "ZENDESK_API_TOKEN": "t"})
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,7 @@ def html(**changes: object) -> str:
 
 
 def test_an_author_of_control_characters_is_named_by_the_screen_name() -> None:
-    assert '<a href="https://a.example">ada</a>' in html(
+    assert '<a href="https://a.example">ada\'s profile</a>' in html(
         author="\x00", authorScreenName="ada", authorLink="https://a.example"
     )
 

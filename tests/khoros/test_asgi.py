@@ -111,6 +111,7 @@ class Sender:
             "scheme": "http",
             "path": "/notifications",
             "query_string": b"",
+            "client": ("192.0.2.1", 50000),
             "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
             **changes,
         }
@@ -369,7 +370,28 @@ def test_who_is_accepted_has_no_line_but_that_of_the_notification_and_a_page_has
     assert ask(asgi, page) == [200]
     line = fields_of(caplog, "request")
     assert line.pop("took_ms") >= 0
+    assert line.pop("client") == "192.0.2.1"
     assert line == {"level": logging.INFO, "method": "GET", "path": "/health", "status": 200, "request_id": "r-1"}
+
+
+@pytest.mark.parametrize(
+    ("named", "client"),
+    [
+        ("", "192.0.2.1"),
+        ("198.51.100.7", "198.51.100.7"),
+        ("6.6.6.6, 198.51.100.7", "198.51.100.7"),  # what the sender wrote, then what the proxy saw
+        ("2001:db8::7", "2001:db8::7"),
+    ],
+)
+def test_the_log_names_the_sender_as_the_nearest_proxy_saw_it(
+    named: str, client: str, asgi: Asgi, caplog: pytest.LogCaptureFixture
+) -> None:
+    forwarded = {"x-forwarded-for": named} if named else {}
+    assert ask(asgi, Sender(method="GET", headers=forwarded)) == [200]
+    assert ask(asgi, Sender(token="wrong", headers=forwarded)) == [401]
+    assert ask(asgi, Sender(notification(), hangs_up=True, headers=forwarded)) == [None]
+    names = ("request", "notification_refused", "sender_gone")
+    assert [fields_of(caplog, name)["client"] for name in names] == [client] * 3
 
 
 def test_a_page_knows_its_requests_name_and_gets_one_when_the_router_gave_none(

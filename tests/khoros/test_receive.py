@@ -528,11 +528,12 @@ def test_without_tokens_nobody_is_authorised() -> None:
 
 
 def test_a_refusal_is_logged_unless_it_is_a_fault_of_ours(caplog: pytest.LogCaptureFixture) -> None:
-    log_refusal(Refusal(503, "Service Unavailable", "later"), "r-1")
+    log_refusal(Refusal(503, "Service Unavailable", "later"), "r-1", "192.0.2.1")
     assert events(caplog) == []
-    log_refusal(Refusal(400, "Bad Request", "The body is not JSON."), "r-1")
+    log_refusal(Refusal(400, "Bad Request", "The body is not JSON."), "r-1", "192.0.2.1")
     assert fields_of(caplog, "notification_refused") == {
-        **{"level": logging.WARNING, "status": 400, "reason": "The body is not JSON.", "request_id": "r-1"}
+        **{"level": logging.WARNING, "status": 400, "reason": "The body is not JSON."},
+        **{"request_id": "r-1", "client": "192.0.2.1"},
     }
 
 

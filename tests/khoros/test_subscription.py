@@ -305,16 +305,41 @@ def test_the_wait_starts_small_again_after_a_success(
     assert subscriber.step() == 1
 
 
+# The company
+
+
+@SQLITE
+def test_a_number_of_another_company_is_answered_with_those_of_the_token(
+    config: Config, facts: Facts, khoros: FakeKhoros
+) -> None:
+    subscriber = new_subscriber(replace(config, company_id=1), facts)
+    subscriber.step()
+    words = "SPREDFAST_COMPANY_ID 1 is no company of the access token, which has: 123 (Acme Coffee)"
+    assert (status_of(subscriber).state, status_of(subscriber).detail) == ("refused", words)
+
+
+@SQLITE
+def test_a_refusal_of_our_own_company_keeps_its_words(config: Config, facts: Facts, khoros: FakeKhoros) -> None:
+    khoros.faults.outage(422, path="/v2/events/subscription")
+    subscriber = new_subscriber(config, facts)
+    subscriber.step()
+    assert status_of(subscriber).detail == "Khoros answered 422"
+
+
 # No address
 
 
 @SQLITE
 @pytest.mark.parametrize(
-    ("on_dyno", "words"),
-    [(False, "set PUBLIC_URL"), (True, 'heroku config:set PUBLIC_URL="$(heroku apps:info -s | sed')],
+    ("on", "words"),
+    [
+        ({}, "the service does not know its public address: set PUBLIC_URL"),
+        ({"on_dyno": True}, "open it once in a browser, with its own https address (on Heroku: dashboard > your app"),
+        ({"on_lambda": True}, "open it once in a browser"),
+    ],
 )
 def test_without_an_address_one_line_says_what_to_do(
-    on_dyno: bool,
+    on: dict[str, Any],
     words: str,
     config: Config,
     facts: Facts,
@@ -322,7 +347,7 @@ def test_without_an_address_one_line_says_what_to_do(
     clock: Clock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    subscriber = new_subscriber(replace(config, public_url="", on_dyno=on_dyno), facts)
+    subscriber = new_subscriber(replace(config, public_url="", **on), facts)
     for _ in range(20):
         clock.advance(subscriber.step())
     assert (events(caplog), khoros.subscriptions) == (["subscription_no_address"], [])
@@ -823,6 +848,7 @@ def test_the_first_visit_teaches_the_address_and_the_next_step_subscribes_with_i
     relay_of(app).subscriptions.step()
     assert status_of(relay_of(app).subscriptions).state == "no_address"
     visit(app, OURS)
+    assert status_of(relay_of(app).subscriptions).state == "starting"  # what the page of this visit shows
     relay_of(app).subscriptions.step()
     assert only(khoros).notification_uri == f"https://{OURS}/notifications"
     assert fields_of(caplog, "address_learned")["url"] == f"https://{OURS}"
@@ -843,6 +869,25 @@ def test_a_name_that_is_ours_is_learned(host: str, remembered: str, on_heroku: C
     app = app_with(on_heroku)
     visit(app, host, X_Forwarded_Host="evil.com", Forwarded="host=evil.com")
     assert learned(app) == f"https://{remembered}"
+
+
+@pytest.mark.parametrize(
+    ("host", "ours"),
+    [
+        ("abc123.lambda-url.eu-west-1.on.aws", True),
+        ("abc123.execute-api.eu-west-1.amazonaws.com", True),
+        ("abc123.lambda-url.eu-west-1.on.aws.evil.com", False),
+        ("abc123.s3.eu-west-1.amazonaws.com", False),
+        (OURS, False),
+    ],
+)
+@SQLITE
+def test_on_aws_lambda_a_visit_teaches_the_functions_own_address(
+    host: str, ours: bool, on_heroku: Config, app_with: AppWith
+) -> None:
+    app = app_with(replace(on_heroku, on_dyno=False, on_lambda=True))
+    visit(app, host)
+    assert learned(app) == (f"https://{host}" if ours else None)
 
 
 NOT_OURS = [
