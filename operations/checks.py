@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import log
 from destinations.destination import Destination
 from destinations.filters import Filter
-from events import LABEL_APPLIED, as_list, as_object, read_text
+from events import LABEL_APPLIED
 from inbox.database import DatabaseUnavailable
 from inbox.gate import OPEN
 from inbox.records import Record, span
@@ -20,7 +21,8 @@ from inbox.schema import PARKED
 from khoros.receive import NOTIFICATIONS_PATH
 from khoros.subscription import external_id
 from khoros_client import Label, Subscription
-from operations.alerts import put_aside
+from operations.advice import SET_COMPANY, advice
+from operations.alerts import send_alert
 from operations.health import BAD, event_words, level_of, title, unrouted_words
 from operations.relay import SQLITE_ON_HEROKU, Relay
 from outbound import Bearer, ServiceError, new_session, send
@@ -43,7 +45,7 @@ class Check:
 
 def run_checks(relay: Relay) -> Iterator[Check]:
     """Every check in turn. One that fails does not stop the others."""
-    for name, run in _all_checks(relay).items():
+    for name, run in _all_checks(relay):
         try:
             yield Check(name, *run())
         except (ServiceError, DatabaseUnavailable) as error:
@@ -52,22 +54,20 @@ def run_checks(relay: Relay) -> Iterator[Check]:
             yield Check(name, PROBLEM, f"the check itself failed: {log.where(error)}", REPORT_IT)
 
 
-def _all_checks(relay: Relay) -> dict[str, Callable[[], Finding]]:
+def _all_checks(relay: Relay) -> Iterator[tuple[str, Callable[[], Finding]]]:
     subscriptions, labels = cache(relay.khoros.subscriptions), cache(relay.khoros.labels)  # asked for once
-    checks: dict[str, Callable[[], Finding]] = {
-        "database": partial(check_database, relay),
-        "Khoros access token": partial(check_khoros_token, relay),
-    }
+    yield "database", partial(check_database, relay)
+    yield "Khoros access token", partial(check_khoros_token, relay)
     for name in relay.routes.queries:
-        checks[f"Khoros subscription: {event_words(name)}"] = partial(check_subscription, relay, name, subscriptions)
-    for route in relay.routes.routes:
-        if LABEL_APPLIED in route.event_names and route.filter:
-            checks[f"Khoros label {route.filter.text}"] = partial(check_label, route.filter, labels)
-    checks["routes"] = partial(check_routes, relay)
-    checks["public address"] = partial(check_public_address, relay)
-    return checks | {
-        f"{title(one.name)} credential": partial(check_destination, relay, one) for one in relay.destinations
-    }
+        yield f"Khoros subscription: {event_words(name)}", partial(check_subscription, relay, name, subscriptions)
+    wanted = [one.filter for one in relay.routes.routes if LABEL_APPLIED in one.event_names and one.filter]
+    for label in dict.fromkeys(wanted):
+        yield f"Khoros label {label.text}", partial(check_label, label, labels)
+    yield "routes", partial(check_routes, relay)
+    yield "public address", partial(check_public_address, relay)
+    for destination in relay.destinations:
+        yield f"{title(destination.name)} credential", partial(check_destination, relay, destination)
+    yield "alerts", partial(check_alerts, relay)
 
 
 def check_database(relay: Relay) -> Finding:
@@ -83,13 +83,13 @@ def check_database(relay: Relay) -> Finding:
 
 
 def check_khoros_token(relay: Relay) -> Finding:
-    user, wanted = relay.khoros.whoami(), str(relay.config.company_id)
-    ids = [read_text(company.get("id")) for company in map(as_object, as_list(user.get("companies")))]
-    if ids and wanted not in ids:
-        found = f"it does not see company {wanted}, but {', '.join(ids)}"
-        return PROBLEM, found, "Correct SPREDFAST_COMPANY_ID, or add the token's user to the company."
-    sees = f"sees company {wanted}" if ids else "may see any company: Khoros does not say"
-    return PASSED, f"it belongs to user {user.get('id', 'without a number')} and {sees}"
+    companies, wanted = relay.khoros.companies(), str(relay.config.company_id)
+    known = {company.id: company.name for company in companies}
+    if known and wanted not in known:
+        listed = ", ".join(f"{number} ({name})" for number, name in known.items())
+        return PROBLEM, f"it does not see company {wanted}, but {listed}", SET_COMPANY
+    sees = f"sees company {wanted} ({known[wanted]})" if known else "may see any company: Khoros does not say"
+    return PASSED, f"it works and {sees}"
 
 
 def check_subscription(relay: Relay, event_name: str, listed: Callable[[], Sequence[Subscription]]) -> Finding:
@@ -135,7 +135,9 @@ def check_routes(relay: Relay) -> Finding:
     """Whether something waits for a destination without a route, and what arrives."""
     if abandoned := relay.look().abandoned:
         found = [f"{one.pending:,} pending and {one.parked:,} parked for {name}" for name, one in abandoned.items()]
-        return PROBLEM, f"{'; '.join(found)}, where no line leads any more", f"{put_aside(next(iter(abandoned)))}."
+        listed = f"inbox list --state all --destination {shlex.quote(next(iter(abandoned)))}"
+        to_do = f"Add its line again, or list them and give them up: flask --app app {listed}; inbox discard ITEM"
+        return PROBLEM, f"{'; '.join(found)}, where no line leads any more", to_do
     if words := relay.unrouted.recent():
         to_do = "Nothing is made of these. If one should go somewhere, correct the name in ROUTES."
         return NOTED, "; ".join(map(unrouted_words, words[:3])), to_do
@@ -149,18 +151,25 @@ def check_public_address(relay: Relay) -> Finding:
     """Whether the running service answers there and accepts the token that Khoros has."""
     if relay.config.polling:
         return PASSED, "not needed: the service polls"
-    address = relay.subscriptions.public_url()
-    if not address:
-        to_do = "Set PUBLIC_URL to the service's own address, or on Heroku open the app once: heroku open"
+    if not relay.subscriptions.public_url():
+        to_do = "Open the service once in a browser, with its own https address, or set PUBLIC_URL to it."
         return PROBLEM, "the service does not know its own address", to_do
-    status = notify(relay, address, {"eventName": "relay-check", "eventUuid": str(uuid.uuid4())})
+    # Of no company: this event is nobody's, and not counted among those that no line wants.
+    return call_service(relay, {"eventName": "relay-check", "eventUuid": str(uuid.uuid4()), "companyId": 0})
+
+
+def call_service(relay: Relay, event: Mapping[str, Any]) -> Finding:
+    """Calls the running service as Khoros does. Raises Unavailable."""
+    address, auth = relay.subscriptions.public_url(), Bearer(relay.config.bearer_tokens[0])
+    url, body = address + NOTIFICATIONS_PATH, {"companyId": relay.config.company_id, **event}
+    status = send(new_session(url), "POST", url, service="This service", json=body, auth=auth).status
     if status == 202:
         return PASSED, f"{address} answers and accepts our token"
     if status == 401:
         to_do = "The service there runs with another NOTIFICATION_BEARER_TOKEN: restart it with this one."
         return PROBLEM, f"{address} answers, but refuses our token", to_do
     to_do = "Another program answers there, or the service has a problem: correct PUBLIC_URL, or look at its log."
-    return PROBLEM, f"{address}{NOTIFICATIONS_PATH} answered {status} instead of 202", to_do
+    return PROBLEM, f"{url} answered {status} instead of 202", to_do
 
 
 def check_destination(relay: Relay, destination: Destination) -> Finding:
@@ -171,10 +180,12 @@ def check_destination(relay: Relay, destination: Destination) -> Finding:
     return (NOTED, found, destination.notice) if destination.notice else (PASSED, found)
 
 
-def notify(relay: Relay, address: str, event: Mapping[str, Any]) -> int:
-    """Calls the running service as Khoros does; returns the answer's status. Raises Unavailable."""
-    auth, body = Bearer(relay.config.bearer_tokens[0]), {"companyId": relay.config.company_id, **event}
-    return send(new_session(address), "POST", address + NOTIFICATIONS_PATH, json=body, auth=auth).status
+def check_alerts(relay: Relay) -> Finding:
+    """Whether ALERT_WEBHOOK_URL takes a test message. Raises Unavailable."""
+    if not relay.config.alert_url:
+        return NOTED, "off: nobody is told when posts wait", "Set ALERT_WEBHOOK_URL to a Slack incoming webhook."
+    send_alert(relay.config, "this is a test by the command check. Alerts arrive here.")
+    return PASSED, "a test message was sent"
 
 
 def explain(error: ServiceError | DatabaseUnavailable) -> tuple[str, str]:
@@ -185,14 +196,6 @@ def explain(error: ServiceError | DatabaseUnavailable) -> tuple[str, str]:
     return f"Database: {reason}", remedy or "check DATABASE_URL, and that the database is up"
 
 
-def advice(reason: str) -> str:
-    """What to do about an error of a client, or about a gate's reason."""
-    known = (to_do for words, to_do in ADVICE.items() if words in reason)
-    if UNUSABLE in reason:
-        known = (to_do for service, to_do in ADDRESSES.items() if service in reason)
-    return next(known, "Try again in a minute; if it stays, look at that service's status page or ask its support.")
-
-
 def why_it_waits(relay: Relay, waiting: Sequence[Record], otherwise: str) -> str:
     """Why these items were not delivered yet, and what to do about it: the reasons of the gates that they wait for, or
     else their own."""
@@ -201,45 +204,3 @@ def why_it_waits(relay: Relay, waiting: Sequence[Record], otherwise: str) -> str
     reasons = [gate.reason for gate in gates if gate.state != OPEN]
     reasons = reasons or [record.reason for record in waiting if record.reason][:1]
     return " ".join(f"{reason}. {advice(reason)}" for reason in reasons) or otherwise
-
-
-OAUTH_CLIENTS = "Zendesk Admin Center > Apps and integrations > APIs > OAuth clients"
-KHOROS_ADDRESS = "Correct KHOROS_API_URL; normally it is not set at all."
-ZENDESK_ADDRESS = "Correct ZENDESK_API_URL to the account's own address, like https://acme.zendesk.com."
-UNUSABLE = "its address is not usable"
-ADDRESSES = {
-    "Khoros (": KHOROS_ADDRESS,
-    "Zendesk (": ZENDESK_ADDRESS,
-    "Slack (": "Correct SLACK_API_URL; normally it is not set at all.",
-    "cannot be called": "Correct that address in ROUTES, or PUBLIC_URL.",
-}
-ADVICE = {
-    "refuses this one post": "It is tried again for an hour. To give it up: flask --app app inbox discard ID",
-    "Developer Inactive": "Sign in to Khoros as the relay's user, get a new access token, set SPREDFAST_API_TOKEN.",
-    "does not allow this application": "Check SPREDFAST_COMPANY_ID; if it is right, ask Khoros support to "
-    "enable the token's client id for that company.",
-    "refuses SPREDFAST_API_TOKEN": "Copy the access token again from the profile settings in Khoros.",
-    "KHOROS_API_URL": KHOROS_ADDRESS,
-    "Khoros answered 404": KHOROS_ADDRESS,
-    "a web page instead": KHOROS_ADDRESS,
-    "no account works": f"Renew the trial or the plan, or correct the address: {ZENDESK_ADDRESS}",
-    "then send again": "The relay goes on by itself afterwards.",
-    "Zendesk answered 429": "The account's calls of this minute are used up: wait a minute.",
-    "ZENDESK_API_URL": ZENDESK_ADDRESS,
-    "the OAuth client may not": f"Change that client: {OAUTH_CLIENTS}.",
-    "ZENDESK_CLIENT_ID": f"Copy Identifier and Secret again: {OAUTH_CLIENTS}.",
-    "lacks the scope": f"Give the OAuth client the scopes tickets:read tickets:write: {OAUTH_CLIENTS}.",
-    "takes us for": "Use the credentials of an agent who may create and see tickets.",
-    "their rights": "Check the Zendesk credentials, and that their agent may create, comment on and see tickets.",
-    "Slack answered": "The relay goes on by itself afterwards.",
-    "refuses our signature": "Compare WEBHOOK_SECRET here and at the receiver: docs/webhooks.md.",
-    "410 Gone": "Nothing is sent there until then.",
-    "redirects are not followed": "Set the address that it redirects to, when that is the receiver's own.",
-    "REQUESTS_CA_BUNDLE": "Correct that variable, or remove it.",
-    "HTTPS_PROXY": "Correct HTTPS_PROXY, or see whether the proxy works.",
-    "copy it again": "Set the variable again, without the character.",
-    "certificate is not trusted": "Renew the certificate there, or correct the address.",
-    "does not speak https": "Correct the address, and its port.",
-    "no such host name": "Check the address for typing errors.",
-    "cannot be reached": "Does it run? Check the address for typing errors, and that this machine may reach it.",
-}

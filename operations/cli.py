@@ -6,11 +6,9 @@ stdout is one JSON value, `{"error": …}` when the command has no other. Log li
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import click
@@ -18,18 +16,18 @@ import click
 import log
 from inbox.gate import OUTAGE, REFUSING, UNAUTHORISED
 from inbox.schema import PENDING
-from operations.checks import PROBLEM, run_checks, why_it_waits
+from operations.checks import PROBLEM, Check, run_checks, why_it_waits
 from operations.cli_inbox import inbox_group, trace_item
 from operations.cli_output import command, fail, print_json, print_wrapped
 from operations.cli_routes import list_routes, send_test
 from operations.cli_subscription import subscription_group
+from operations.health import count_posts
 from operations.relay import Relay
 from operations.retention import purge_items
 
 FIRST_DAY = "The first day (UTC) that is kept."
 REFUSES_ALL = (UNAUTHORISED, REFUSING)
 STALLED_S = 90.0  # a rate limit stops everything for a minute
-LONG = 20  # from so many posts on a progress bar is useful
 
 
 @command("check", has_json=True)
@@ -38,12 +36,13 @@ def check_deploy(relay: Relay, as_json: bool) -> None:
 
     Each credential, address and service in turn: ok, failed, or a note about what is unknown or will end.
     """
-    checks = []
+    checks: list[Check] = []
     for check in run_checks(relay):
+        is_told = (check.found, check.to_do) in [(one.found, one.to_do) for one in checks if one.to_do]
         checks.append(check)
         if not as_json:
-            print_wrapped(f"{check.result:<7} {check.name}: ", check.found, indent=8)
-            if check.to_do:
+            print_wrapped(f"{check.result:<7} {check.name}: ", "the same" if is_told else check.found, indent=8)
+            if check.to_do and not is_told:
                 print_wrapped(f"{'':8}-> ", check.to_do)
     if as_json:
         print_json(checks)
@@ -60,7 +59,7 @@ def purge_by_date(relay: Relay, before: datetime) -> None:
     nothing is ever delivered twice.
     """
     emptied = purge_items(relay.inbox, relay.inbox.now() - before.replace(tzinfo=UTC).timestamp())
-    click.echo(f"{emptied:,} settled items were emptied of their text and attempts.")
+    click.echo(f"{emptied:,} settled {'item was' if emptied == 1 else 'items were'} emptied of text and attempts.")
 
 
 @command("deliver")
@@ -87,37 +86,29 @@ def deliver_items(relay: Relay, once: bool) -> None:
 
 
 def deliver_once(relay: Relay, stalled_s: float = STALLED_S) -> None:
-    """Delivers until nothing is left, a signal came, or nothing changed for `stalled_s` seconds."""
-    if sys.stderr.isatty():
-        logging.getLogger("relay").setLevel(logging.WARNING)  # the bar shows the rest
+    """Delivers until nothing is left, no destination accepts us, a signal came, or nothing changed for `stalled_s`
+    seconds."""
     left, working = relay.pending(), []
     for name, delivery in relay.deliveries.items() if left else ():
         delivery.check(despite_hold=True)
         if relay.inbox.gate(name)[0].state not in (OUTAGE, *REFUSES_ALL):
             delivery.start()
             working.append(name)
-    watch_deliveries(relay, working, left, stalled_s)
+    ends_at = time.monotonic() + stalled_s
+    while left and not relay.stopping and time.monotonic() < ends_at:
+        if all(relay.inbox.gate(name)[0].state in REFUSES_ALL for name in working):
+            break
+        time.sleep(0.1)
+        before, left = left, relay.pending()
+        if left != before:
+            ends_at = time.monotonic() + stalled_s
     if left := relay.pending():
         waiting = [one for one in relay.records.latest(PENDING) if one.destination in relay.deliveries]
         reason = why_it_waits(relay, waiting, "To go on: flask --app app deliver --once")
-        fail(f"{left:,} still wait. {reason}")
+        fail(f"{count_posts(left, 'wait')} still. {reason}")
     parked = relay.inbox.counts().parked
     note = f" {parked:,} parked: flask --app app inbox list" if parked else ""
     click.echo(f"Nothing is left to deliver.{note}")
-
-
-def watch_deliveries(relay: Relay, names: Sequence[str], left: int, stalled_s: float) -> None:
-    """Shows the progress until all is delivered, no destination accepts us, or a signal came."""
-    ends_at = time.monotonic() + stalled_s
-    with click.progressbar(length=left, label=f"Delivering {left:,} posts", hidden=left < LONG, file=sys.stderr) as bar:
-        while left and not relay.stopping and time.monotonic() < ends_at:
-            if all(relay.inbox.gate(name)[0].state in REFUSES_ALL for name in names):
-                break
-            time.sleep(0.1)
-            before, left = left, relay.pending()
-            if left != before:
-                bar.update(max(0, before - left))
-                ends_at = time.monotonic() + stalled_s
 
 
 COMMANDS = (

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import click
 
 from inbox.records import STATES, Record, span, utc
-from inbox.schema import PARKED, PENDING
+from inbox.schema import DELIVERED, DISCARDED, PARKED, PENDING
 from operations.cli_output import command, fail, print_fields, print_json, print_table, print_wrapped
+from operations.pages import readable, reference_words
 from operations.relay import Relay
 
 ITEM_ID = click.IntRange(1, 10**18)
+CONDITIONS = {  # why nothing more can be done with an item, by its state
+    None: "does not exist",
+    DELIVERED: "is delivered already",
+    DISCARDED: "was given up",
+    PENDING: "is being sent right now: try again in a moment",
+    PARKED: "cannot be sent: nobody can read it, or its text is no longer kept",
+}
 CONFIRM_DISCARD = "They are never delivered and their text is deleted. Discard them?"
-NOT_RETRIED = (
-    "the others are settled or being sent, were never readable, or their text is no longer kept: "
-    "see inbox list --state all"
-)
-NOT_DISCARDED = "the others are settled: see inbox list --state all"
 
 
 @click.group("inbox")
@@ -64,9 +66,7 @@ def show_item(relay: Relay, item_id: int, payload: bool, as_json: bool) -> None:
         return print_json({**with_attempts(relay, record), **sent})
     print_record(relay, record)
     if payload:
-        text = json.dumps(sent["payload"], indent=2, ensure_ascii=False)
-        text = text if sent["payload"] else "Its text is no longer kept."
-        click.echo("".join(char if char.isprintable() or char == "\n" else f"\\u{ord(char):04x}" for char in text))
+        click.echo(readable(sent["payload"]) if sent["payload"] else "Its text is no longer kept.")
 
 
 @command("retry", inbox_group)
@@ -80,8 +80,8 @@ def retry_items(relay: Relay, ids: tuple[int, ...], everything: bool) -> None:
     if not ids and not everything:
         raise click.UsageError("Name the items, or say --all.")
     if everything:
-        return click.echo(f"{relay.inbox.retry()} put back; the running service sends them.")
-    tell_how_many(relay.inbox.retry(ids), ids, "put back; the running service sends them", NOT_RETRIED)
+        return click.echo(f"Sent again by the running service: {relay.inbox.retry() or 'no parked item'}.")
+    do_each(relay, ids, relay.inbox.retry, "is sent again by the running service")
 
 
 @command("discard", inbox_group)
@@ -89,17 +89,21 @@ def retry_items(relay: Relay, ids: tuple[int, ...], everything: bool) -> None:
 @click.confirmation_option(prompt=CONFIRM_DISCARD)
 def discard_items(relay: Relay, ids: tuple[int, ...]) -> None:
     """Give parked or pending items up for good, and delete their text."""
-    under_way = ", ".join(map(str, relay.inbox.under_way(ids)))
-    why_not = f"{under_way} is being sent right now: try again in a moment" if under_way else NOT_DISCARDED
-    tell_how_many(relay.inbox.discard(ids), ids, "discarded", why_not)
+    do_each(relay, ids, relay.inbox.discard, "is given up")
 
 
-def tell_how_many(count: int, ids: Sequence[int], done: str, why_not: str) -> None:
-    """Prints the number of items that were done, and fails when it was not all."""
-    wanted = len(set(ids))
-    click.echo(f"{count} of {wanted} {done}.")
-    if count < wanted:
-        fail(why_not)
+def do_each(relay: Relay, ids: Sequence[int], do: Callable[[list[int]], int], done: str) -> None:
+    """Does this with each item, and fails with what the others are."""
+    others = []
+    for item_id in dict.fromkeys(ids):
+        if do([item_id]):
+            click.echo(f"Item {item_id} {done}.")
+        else:
+            record = relay.records.item(item_id)
+            what = f": {became(relay, record)}" if record and record.reference else ""
+            others.append(f"item {item_id} {CONDITIONS[record.state if record else None]}{what}")
+    if others:
+        fail("; ".join(others))
 
 
 @command("trace", has_json=True)
@@ -126,8 +130,9 @@ def note_of(relay: Relay, record: Record) -> str | None:
 
 
 def became(relay: Relay, record: Record) -> str | None:
-    """What a delivered item is at its destination: ticket 1042."""
-    return f"{relay.noun(record)} {record.reference}" if record.reference else None
+    """What a delivered item is at its destination: ticket #1042, message."""
+    words = reference_words(record, relay.noun(record)) if record.reference else None
+    return words and words[0].lower() + words[1:]
 
 
 def with_attempts(relay: Relay, record: Record) -> dict[str, object]:
@@ -137,6 +142,7 @@ def with_attempts(relay: Relay, record: Record) -> dict[str, object]:
 
 def print_record(relay: Relay, record: Record) -> None:
     """A record and its attempts, for a person."""
+    state = record.reference_state or ""
     fields = {
         "item": record.id,
         "state": record.state,
@@ -149,7 +155,7 @@ def print_record(relay: Relay, record: Record) -> None:
         "next attempt": f"{utc(record.next_attempt_at)} UTC" if record.state == PENDING else None,
         "settled": f"{utc(record.settled_at)} UTC" if record.settled_at else None,
         "destination": record.destination or None,
-        relay.noun(record): record.reference,
+        relay.noun(record): record.reference and f"{record.reference}{state and f', {state}'}",
     }
     print_fields(fields)
     attempts = relay.records.attempts([record.id])

@@ -5,23 +5,26 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
+from destinations.filters import Filter
 from destinations.route import Route
 from events import CREDENTIALS, MESSAGES
 from inbox.records import Record, number
 from inbox.schema import DELIVERED, DISCARDED, PARKED, PENDING
-from operations.checks import TEST_POST, notify, why_it_waits
+from operations.checks import PASSED, TEST_POST, call_service, why_it_waits
 from operations.cli_inbox import became
 from operations.cli_output import command, fail, print_json, print_table
+from operations.health import title
 from operations.relay import Relay
 
 ALL = "all"
-TEST_TEXT = "This is a test of the Khoros to Zendesk relay (flask --app app send-test). You can delete it."
+TEST_TEXT = "This is a test. It was sent by: flask --app app send-test"
+PUSHED = "to the public address"
 NO_SERVICE = "Does a service run? Without one: flask --app app deliver --once"
 WORST_FIRST = (PARKED, PENDING, DISCARDED, DELIVERED)
 
@@ -39,22 +42,6 @@ def list_routes(relay: Relay, as_json: bool) -> None:
     click.echo("To try one: flask --app app send-test ROUTE")
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A test event that was accepted, and what became of it."""
-
-    route: Route
-    event_uuid: str
-    way: str
-    records: Sequence[Record]
-    took_ms: int
-
-    @property
-    def worst(self) -> Record:
-        """The item that most needs a person: it is the result."""
-        return min(self.records, key=lambda record: WORST_FIRST.index(record.state))
-
-
 @command("send-test", has_json=True)
 @click.argument("route", metavar="[ROUTE]", default="1")
 @click.option("--wait", "wait_s", type=click.IntRange(1, 600), default=30, show_default=True, metavar="SECONDS")
@@ -64,26 +51,31 @@ def send_test(relay: Relay, route: str, wait_s: int, as_json: bool) -> None:
     ROUTE is a number or some words of a line that `routing` lists, or: all. Without it the first line is tried. Makes a
     ticket, a message or a webhook wherever such an event goes.
     """
-    chosen = choose(relay.routes.routes, route)
-    started = time.monotonic()
-    handed_in = [(one, *hand_in(relay, one)) for one in chosen]
-    trials = []
-    for one, event_uuid, way in handed_in:
-        records = wait_until_settled(relay, event_uuid, started + wait_s)
-        trials.append(Trial(one, event_uuid, way, records, round((time.monotonic() - started) * 1000)))
+    chosen, ends_at = choose(relay.routes.routes, route), time.monotonic() + wait_s
+    results, faults = [], []
+    for one, (event_uuid, way) in [(one, hand_in(relay, one)) for one in chosen]:
+        records = wait_until_settled(relay, event_uuid, ends_at)
+        worst = min(records, key=lambda record: WORST_FIRST.index(record.state))  # which most needs a person
+        results.append({"route": one.words, "event_uuid": event_uuid, "way": way, **asdict(worst)})
+        event = f"{one.words.partition(' → ')[0]}. " if len(chosen) > 1 else ""
+        for record in records:
+            if record.state != DELIVERED:
+                faults.append(event + fault_of(relay, record, wait_s))
+            elif not as_json:
+                click.echo(f"{event}Sent: {sent_words(relay, record)}{'' if way == PUSHED else f' ({way})'}")
     if as_json:
-        results = [as_result(trial) for trial in trials]
         print_json(results if route == ALL else results[0])
-    for trial in [] if as_json else trials:
-        print_trial(relay, trial, trial.route.words if len(trials) > 1 else "")
-    if faults := [fault for trial in trials if (fault := fault_of(relay, trial, wait_s))]:
+    if faults:
         fail(" ".join(faults))
 
 
 def choose(routes: Sequence[Route], wanted: str) -> Sequence[Route]:
-    """The routes that a person means."""
+    """The routes that a person means; for all those with the same event one is enough."""
     if wanted == ALL:
-        return routes
+        events: dict[tuple[str, Filter | None], Route] = {}
+        return [
+            events.setdefault((one.word, one.filter), one) for one in routes if (one.word, one.filter) not in events
+        ]
     its = number(wanted)
     if its is not None:
         found = [route for n, route in enumerate(routes, 1) if n == its]
@@ -98,14 +90,13 @@ def hand_in(relay: Relay, route: Route) -> tuple[str, str]:
     """Sends a notification as Khoros does, to the public address; without one, straight into the inbox. Returns the
     event's uuid and the way it went."""
     event = new_event(route)
-    address = relay.subscriptions.public_url()
-    if relay.config.polling or not address:
+    if relay.config.polling or not relay.subscriptions.public_url():
         relay.receiver.take(event, source="push")
         return event["eventUuid"], "straight into the inbox"
-    status = notify(relay, address, event)
-    if status != 202:
-        fail(f"{address} answered {status} instead of 202. See: flask --app app check")
-    return event["eventUuid"], f"at {address}"
+    result, *words = call_service(relay, event)
+    if result != PASSED:
+        fail(". ".join(words))
+    return event["eventUuid"], PUSHED
 
 
 def new_event(route: Route) -> dict[str, Any]:
@@ -139,27 +130,18 @@ def wait_until_settled(relay: Relay, event_uuid: str, end_at: float) -> list[Rec
     return found
 
 
-def as_result(trial: Trial) -> dict[str, Any]:
-    """A trial for a program: its worst item."""
-    about = {"route": trial.route.words, "event_uuid": trial.event_uuid, "way": trial.way, "took_ms": trial.took_ms}
-    return {**about, **asdict(trial.worst)}
+def sent_words(relay: Relay, record: Record) -> str:
+    """What a delivered item became, where, and after how long: ticket #2010 after 64 ms."""
+    place = "" if (record.reference or "").isdigit() else f" to {title(record.destination).removeprefix('Webhook ')}"
+    took_ms = ((record.settled_at or 0.0) - record.received_at) * 1000
+    link = relay.link(record)
+    return f"{became(relay, record)}{place} after {took_ms:,.0f} ms{f': {link}' if link else ''}"
 
 
-def print_trial(relay: Relay, trial: Trial, words: str) -> None:
-    """What became of the event, at each destination that has taken it."""
-    for record in trial.records:
-        if record.state == DELIVERED:
-            link = f": {found}" if (found := relay.link(record)) else ""
-            start = f"{words}. " if words else ""
-            click.echo(f"{start}Accepted {trial.way}; {became(relay, record)} after {trial.took_ms:,} ms{link}")
-
-
-def fault_of(relay: Relay, trial: Trial, wait_s: int) -> str:
-    """Why an item was not delivered, and what to do; "" when all were."""
-    record = trial.worst
-    if record.state == PARKED:
-        return f"parked: {record.reason}. To try again: flask --app app inbox retry {record.id}"
+def fault_of(relay: Relay, record: Record, wait_s: int) -> str:
+    """Why an item was not delivered, and what to do."""
     if record.state == PENDING:
         why = why_it_waits(relay, [record], NO_SERVICE)
-        return f"accepted {trial.way}, but it still waits after {wait_s} s. {why}"
-    return ""
+        return f"It still waits for {title(record.destination)} after {wait_s} s. {why}"
+    to_do = f"Once that is mended: flask --app app inbox retry {record.id}"
+    return f"{title(record.destination)} refused it: {record.reason}. {to_do}"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import click
 
@@ -34,15 +33,14 @@ def with_event(function: Callable[..., None]) -> Callable[..., None]:
 @with_event
 def show_subscriptions(relay: Relay, event: str | None, as_json: bool) -> None:
     """Show the subscriptions as Khoros has them."""
-    names = wanted_names(relay, event)
-    found = find_ours(relay, names)
+    ours = find_ours(relay, event)
+    found = sum(ours.values(), [])
     if as_json:
         print_json(found)
     for number, subscription in enumerate([] if as_json else found):
         click.echo("\n" * bool(number), nl=False)
         print_fields({name.replace("_", " "): value or "-" for name, value in asdict(subscription).items()})
-    there = {relay.subscriptions.event_name_of(one) for one in found}
-    if missing := [external_id(relay.config, name) for name in names if name not in there]:
+    if missing := [external_id(relay.config, name) for name, listed in ours.items() if not listed]:
         fail(f"Khoros has no subscription named {', '.join(missing)}. {WHEN_MADE}")
 
 
@@ -50,13 +48,10 @@ def show_subscriptions(relay: Relay, event: str | None, as_json: bool) -> None:
 @with_event
 def pause_subscriptions(relay: Relay, event: str | None) -> None:
     """Pause them: events are not delivered until you resume."""
-    names = wanted_names(relay, event)
-    found = find_ours(relay, names)
-    if not found:
-        fail(f"Khoros has no subscription named {external_id(relay.config, names[0])}. {WHEN_MADE}")
-    for subscription in found:
-        set_status(relay, subscription, "PAUSED")
-        click.echo(f"Paused {subscription.uuid} ({subscription.event_name}).")
+    ours = find_ours(relay, event)
+    if not any(ours.values()):
+        fail(f"Khoros has no subscription named {external_id(relay.config, next(iter(ours)))}. {WHEN_MADE}")
+    set_status(relay, ours, "PAUSED", "is paused")
     click.echo(f"Nothing is delivered from there until: flask --app app subscription resume{as_option(event)}")
 
 
@@ -64,16 +59,11 @@ def pause_subscriptions(relay: Relay, event: str | None) -> None:
 @with_event
 def resume_subscriptions(relay: Relay, event: str | None) -> None:
     """Resume them after a pause, or make them again after a delete."""
-    names = wanted_names(relay, event)
-    found = find_ours(relay, names)
-    for subscription in found:
-        set_status(relay, subscription, "ACTIVE")
-        click.echo(f"{subscription.uuid} ({subscription.event_name}) is active again.")
-    there = {relay.subscriptions.event_name_of(one) for one in found}
-    for name in names:
-        if name not in there:
-            click.echo(f"Khoros has no subscription named {external_id(relay.config, name)}.")
-    relay.subscriptions.look_again(names)
+    ours = find_ours(relay, event)
+    set_status(relay, ours, "ACTIVE", "is active again")
+    for name in (name for name, listed in ours.items() if not listed):
+        click.echo(f"Khoros has no subscription named {external_id(relay.config, name)}.")
+    relay.subscriptions.look_again(ours)
     click.echo("The running service looks at it within a minute.")
 
 
@@ -82,44 +72,43 @@ def resume_subscriptions(relay: Relay, event: str | None) -> None:
 @click.confirmation_option(prompt=CONFIRM_DELETE)
 def delete_subscriptions(relay: Relay, event: str | None) -> None:
     """Delete them, when the service is shut down for good."""
-    names = wanted_names(relay, event)
-    found = find_ours(relay, names)
-    relay.subscriptions.retire(names)  # first, or the service would make them again
-    left = list(found)
-    try:
-        for subscription in found:
-            relay.khoros.delete(subscription.uuid)
-            left.remove(subscription)
-            click.echo(f"Deleted {subscription.uuid} ({subscription.event_name}).")
-    except ServiceError:
-        relay.subscriptions.look_again({relay.subscriptions.event_name_of(one) for one in left})
-        raise
-    if not found:
+    ours = find_ours(relay, event)
+    relay.subscriptions.retire(ours)  # first, or the service would make them again
+    left = [(name, one) for name, listed in ours.items() for one in listed]
+    if not left:
         click.echo("Khoros had none of ours.")
+    try:
+        while left:
+            relay.khoros.delete(left[0][1].uuid)
+            _, deleted = left.pop(0)
+            click.echo(f"{deleted.uuid} ({deleted.event_name}) is deleted.")
+    except ServiceError:
+        relay.subscriptions.look_again({name for name, _ in left})
+        raise
     click.echo(f"The service makes no new one until: flask --app app subscription resume{as_option(event)}")
 
 
-def wanted_names(relay: Relay, event: str | None) -> Sequence[str]:
-    """The event names that a person means, of those that some route wants."""
-    wanted = list(relay.subscriptions.statuses())
-    if event is None:
-        return wanted
-    names = [name for name in wanted if name in EVENTS.get(event, ())]
-    if not names:
+def find_ours(relay: Relay, event: str | None) -> dict[str, list[Subscription]]:
+    """Our subscriptions as Khoros lists them, by the names of those events that some route wants and a person means."""
+    wanted = relay.subscriptions.statuses()
+    ours: dict[str, list[Subscription]] = {
+        name: [] for name in wanted if event is None or name in EVENTS.get(event, ())
+    }
+    if not ours:
         fail(f"no route wants the event {event}. See: flask --app app routing")
-    return names
+    for listed in relay.khoros.subscriptions():
+        ours.get(relay.subscriptions.event_name_of(listed), []).append(listed)
+    return ours
 
 
-def find_ours(relay: Relay, names: Collection[str]) -> list[Subscription]:
-    """Our subscriptions to these events as Khoros lists them."""
-    listed = relay.khoros.subscriptions()
-    return [one for one in listed if relay.subscriptions.event_name_of(one) in names]
+def set_status(relay: Relay, ours: Mapping[str, Sequence[Subscription]], status: str, done: str) -> None:
+    """Sets the status of all of them."""
+    for name, listed in ours.items():
+        for one in listed:
+            relay.khoros.set_status(one.uuid, status)
+            relay.subscriptions.look_again([name])
+            click.echo(f"{one.uuid} ({one.event_name}) {done}.")
 
 
-def set_status(relay: Relay, subscription: Subscription, status: str) -> None:
-    relay.khoros.set_status(subscription.uuid, status)
-    relay.subscriptions.look_again([relay.subscriptions.event_name_of(subscription)])
-
-
-def as_option(event: Any) -> str:
+def as_option(event: str | None) -> str:
     return f" --event {event}" if event else ""

@@ -92,16 +92,11 @@ class Health:
         return {name: one for name, one in self.waiting.items() if (one.oldest_pending_s or 0.0) > self.late_s}
 
     @property
-    def connected(self) -> bool:
-        """Whether Khoros and every destination work."""
-        subscribed = all(one.state == SUBSCRIBED for one in self.subscriptions.values())
-        return subscribed and not self.closed and not self.failing_polls
-
-    @property
     def well(self) -> bool:
-        """Whether nothing needs a person or waits too long."""
-        needs = self.fault or self.counts.parked or self.abandoned or self.late
-        return self.connected and not needs
+        """Whether Khoros and every destination work, nothing needs a person, and nothing waits too long."""
+        subscribed = all(one.state == SUBSCRIBED for one in self.subscriptions.values())
+        works = subscribed and not (self.fault or self.closed or self.failing_polls)
+        return works and not (self.counts.parked or self.abandoned or self.late)
 
     def of(self, name: str) -> Counts:
         """What is pending and parked for one destination."""
@@ -187,3 +182,8 @@ def title(name: str) -> str:
     """A destination's name at the beginning of a sentence: Zendesk, Slack #crisis."""
     kind, _, rest = name.partition(":")
     return f"{kind.title()} {rest}".strip()
+
+
+def count_posts(count: int, verb: str = "need") -> str:
+    """The number of posts with its verb: 1 post needs, 1,234 posts need."""
+    return f"1 post {verb}s" if count == 1 else f"{count:,} posts {verb}"

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 from flask import current_app
 
 import log
+from background import Loop
 from config import Config
 from destinations.delivery import Delivery
 from destinations.destination import Destination
 from destinations.routes import Routes
+from destinations.ticket_states import TicketStates
 from inbox.database import DatabaseUnavailable
 from inbox.facts import Facts
 from inbox.inbox import Inbox
@@ -26,12 +30,16 @@ from operations.metrics import Metrics
 from operations.retention import Retention
 
 STOP_S = 18.0  # for deliveries under way: a connect and a read time-out; gunicorn.conf.py waits 20
+PAUSE_S = 10.0  # after a longer one a process may have been frozen meanwhile
+TICKING, TICK_EVERY_S = "ticking", 60.0
 WRITE_EVERY_S = 2.0  # asking for the health often does not wear the disk
 SQLITE_ON_HEROKU = "Heroku wipes the disk at each restart: heroku addons:create heroku-postgresql:essential-0"
 
 
 def current_relay() -> Relay:
-    """The relay of the request or the command that runs now."""
+    """The relay of the request or the command that runs now. Raises ConfigError when the settings are faulty."""
+    if closed := current_app.extensions.get("closed"):
+        raise closed
     relay: Relay = current_app.extensions["relay"]
     return relay
 
@@ -52,15 +60,23 @@ class Relay:
     deliveries: Mapping[str, Delivery]
     retention: Retention
     look: Callable[[], Health]
+    ticket_states: TicketStates | None = None
     metrics: Metrics | None = None
     secrets: Sequence[str] = ()  # what no log may show
     clock: Callable[[], float] = time.monotonic
     writable_at: float = 0.0
     stopping: bool = False
+    used_at: float = 0.0  # by the clock of the wall: the other one may stand still while a process is frozen
 
     @property
     def destinations(self) -> list[Destination]:
         return [delivery.destination for delivery in self.deliveries.values()]
+
+    @property
+    def loops(self) -> list[Loop]:
+        """What runs in the background beside the deliveries."""
+        also = [self.ticket_states.loop] if self.ticket_states else []
+        return [self.subscriptions.loop, self.retention.loop, *also]
 
     @property
     def loses_data(self) -> bool:
@@ -91,8 +107,8 @@ class Relay:
             log.error("sqlite_on_heroku", reason=SQLITE_ON_HEROKU)
         for delivery in self.deliveries.values():
             delivery.start()
-        self.subscriptions.loop.start()
-        self.retention.loop.start()
+        for loop in self.loops:
+            loop.start()
         self.receiver.open = True
 
     def stop_claiming(self) -> None:
@@ -104,13 +120,35 @@ class Relay:
     def stop(self) -> None:
         """Finishes the deliveries under way, within STOP_S seconds, and closes the database."""
         self.stop_claiming()
-        self.subscriptions.loop.stop()
-        self.retention.loop.stop()
+        for loop in self.loops:
+            loop.stop()
         ends_at = self.clock() + STOP_S
         for delivery in self.deliveries.values():
             delivery.stop(max(0.0, ends_at - self.clock()))
         self.receiver.open = False
         self.inbox.close()
+
+    # Where no background work can run, because the process is frozen between its calls
+
+    def resume(self) -> None:
+        """Begins a call. After a pause no database connection of before it is used: it may be dead."""
+        if not 0 <= time.time() - self.used_at < PAUSE_S:
+            self.inbox.reconnect()
+        self.used_at = time.time()
+
+    def tick(self, for_s: float, *, deliver_only: bool = False) -> None:
+        """Does once what otherwise goes on in the background, in threads that end with it, and claims nothing more
+        after `for_s` seconds. Raises DatabaseUnavailable."""
+        ends_at = time.monotonic() + for_s
+        deliveries = [partial(delivery.drain, ends_at) for delivery in self.deliveries.values()]
+        run_together(deliveries + ([] if deliver_only else [partial(loop.run_due, ends_at) for loop in self.loops]))
+        self.facts.end_turn(TICKING)
+        run_together(deliveries)  # what was fetched, or committed while a tick was under way
+
+    def needs_tick(self) -> bool:
+        """Whether a tick must be asked for to deliver what was just committed; if not, one is on its way that will.
+        Raises DatabaseUnavailable."""
+        return self.facts.take_turn(TICKING, TICK_EVERY_S)
 
     def health(self) -> Health | None:
         """How the service is doing; its `fault` says why nothing can be stored, which a small commit tries. None when
@@ -130,3 +168,10 @@ class Relay:
         if fault:
             log.error("database_unavailable", reason=fault)
         return replace(health, fault=fault)
+
+
+def run_together(steps: Sequence[Callable[[], object]]) -> None:
+    """Runs them at once, each in a thread, and waits for all."""
+    with ThreadPoolExecutor(len(steps)) as threads:
+        for step in [threads.submit(step) for step in steps]:
+            step.result()

@@ -1,8 +1,10 @@
-"""The pages behind STATUS_PASSWORD: GET /status for people, GET /metrics for Prometheus."""
+"""The pages behind STATUS_PASSWORD: /status and what is under it for people, GET /metrics for Prometheus. And the
+landing page, which is open to everybody."""
 
 from __future__ import annotations
 
 import hmac
+from typing import Any
 
 from flask import Blueprint, Response, abort, redirect, render_template, request, url_for
 from itsdangerous import BadSignature, URLSafeTimedSerializer
@@ -10,28 +12,42 @@ from werkzeug.wrappers import Response as AnyResponse
 
 import log
 from destinations.routes import mask_emails
-from inbox.records import number, span, utc
-from operations.alerts import put_aside
-from operations.health import event_words, level_of, title, unrouted_words
-from operations.relay import current_relay
+from inbox.records import SCANNED, Record, number, span, utc
+from inbox.schema import DELIVERED, PARKED
+from operations.health import GOOD, Health, event_words, level_of, title, unrouted_words
+from operations.pages import STATE_WORDS, Glance, columns, glance, readable, reference_words, remedy, tab_title, top_of
+from operations.relay import Relay, current_relay
+from operations.verdict import CONNECTING, verdicts
 
 REALM = 'Basic realm="Khoros to Zendesk relay", charset="UTF-8"'
 FORM_LIFE_S = 12 * 3600
-LATEST, UNROUTED = 50, 10
-PATHS = ("/status", "/status/retry", "/metrics")
+LATEST, UNROUTED, NEED_ATTENTION = 50, 10, 5
+FRESH_S, CONNECTING_S = 15, 2  # how often a page is loaded again
+ASKED = ("state", "destination", "before")  # what the list of items is narrowed by
+
+FILTERS = (
+    columns,
+    event_words,
+    level_of,
+    mask_emails,
+    reference_words,
+    remedy,
+    span,
+    tab_title,
+    top_of,
+    unrouted_words,
+)
 
 pages = Blueprint("status", __name__)
+for words in (*FILTERS, utc):
+    pages.add_app_template_filter(words)
 pages.add_app_template_filter(title, "as_title")
-pages.add_app_template_filter(level_of, "level")
-pages.add_app_template_filter(event_words)
-pages.add_app_template_filter(unrouted_words)
-pages.add_app_template_filter(mask_emails)
 
 
 @pages.before_app_request
 def admit() -> Response | None:
     """Answers 401 to a request without the password, whatever its method, before its body is read."""
-    if request.blueprint != pages.name and request.path not in PATHS:
+    if request.path.split("/")[1] not in ("status", "metrics"):
         return None
     password = current_relay().config.status_password
     if not password:
@@ -54,48 +70,109 @@ def given_password() -> str:
     return (given.password or "") if given and given.type == "basic" else ""
 
 
+def landing_page(relay: Relay) -> str:
+    """GET /: what this is, and the verdict without its reasons."""
+    return shown("index.html", relay, relay.health())
+
+
 @pages.get("/status")
 def status_page() -> tuple[str, int]:
-    """The present health, the routes, the last day, and the latest items or those that were searched for."""
+    """The verdict and what needs attention; then the connections and the last day, or the items that were asked for."""
     relay = current_relay()
-    health = relay.health()
+    health, records = relay.health(), relay.records
     if health is None:
-        return render_template("status.html", health=None), 503
-    name, hours = request.args.get("q", "").strip()[:255], relay.records.hours()
-    page = render_template(
-        "status.html",
-        health=health,
-        relay=relay,
-        unrouted=relay.unrouted.recent()[:UNROUTED],
-        put_aside=put_aside,
-        states=relay.records.by_state(),
-        hours=hours,
-        most=max(hour.delivered + hour.retried + hour.parked for hour in hours),
-        items=relay.records.find(name) if name else relay.records.latest(most=LATEST),
-        latest=LATEST,
-        name=name,
-        retried=request.args.get("retried", type=int),
-        token=retry_forms().dumps("retry"),
-        span=span,
-        utc=utc,
-    )
+        return shown("status.html", relay, health), 503
+    words = request.args.get("q", "").strip()[:255]
+    asked = {name: request.args.get(name, "") for name in ASKED}
+    if words:
+        items = records.search(words, in_posts=relay.config.status_shows_posts)
+    else:
+        before = number(asked["before"])
+        items = records.latest(asked["state"] or None, LATEST, asked["destination"] or None, before)
+    parked = records.latest(PARKED, NEED_ATTENTION)
+    found = {"words": words, "items": items, "parked": parked, "glances": glances_of(relay, [*items, *parked])}
+    counts = {"states": records.by_state(), "hours": records.hours(), "unrouted": relay.unrouted.recent()[:UNROUTED]}
+    page = shown("status.html", relay, health, asked=asked, latest=LATEST, scanned=SCANNED, **found, **counts)
     return page, 503 if health.fault else 200
+
+
+@pages.get("/status/items/<int:item_id>")
+def item_page(item_id: int) -> tuple[str, int]:
+    """One item: what became of it step by step, and what Khoros sent."""
+    relay = current_relay()
+    health, records = relay.health(), relay.records
+    item = records.item(item_id) if health and item_id < 10**18 else None
+    if item is None:
+        return shown("missing.html", relay, health, item_id=item_id), 404 if health else 503
+    same = [one for one in records.find(item.subject_id) if one.id != item_id] if item.subject_id else []
+    payload = records.payload(item_id) if relay.config.status_shows_posts else None
+    attempts = {one.number: one for one in records.attempts([item_id])}
+    about = {"item": item, "others": same, "attempts": attempts, "payload": readable(payload) if payload else ""}
+    return shown("item.html", relay, health, glances=glances_of(relay, [item, *same]), **about), 200
+
+
+def glances_of(relay: Relay, records: list[Record]) -> dict[int, Glance]:
+    """How a person recognises each of these items, by its id."""
+    ids = [record.id for record in records] if relay.config.status_shows_posts else []
+    subjects = relay.records.subjects(ids)
+    return {record.id: glance(record, subjects.get(record.id)) for record in records}
+
+
+def shown(template: str, relay: Relay, health: Health | None, **values: Any) -> str:
+    """The page with the values that every page has."""
+    found = verdicts(health, refetches=relay.config.polling or relay.config.catch_up_s > 0)
+    connecting = found[0].sentence == CONNECTING
+    asked = {name: request.args[name] for name in ("q", *ASKED) if name in request.args}
+    values |= {
+        "verdicts": found,
+        "connecting": connecting,
+        "refresh_s": CONNECTING_S if connecting else FRESH_S,
+        "last": next(iter(relay.records.latest(DELIVERED, 1) if found[0].level == GOOD else []), None),
+        "here": url_for(str(request.endpoint), **{**(request.view_args or {}), **asked}),
+        "done": {name: request.args.get(name, type=int) for name in ("retried", "discarded", "item")},
+        "token": page_forms().dumps("form") if relay.config.status_password else "",
+    }
+    return render_template(template, relay=relay, health=health, state_words=STATE_WORDS, **values)
 
 
 @pages.post("/status/retry")
 def retry_from_page() -> AnyResponse:
-    """Sends one parked item again. The form's signature proves that it came from our own page."""
-    try:
-        retry_forms().loads(request.form.get("token", ""), max_age=FORM_LIFE_S)
-    except BadSignature:
-        abort(400, "This form is too old or not ours: open /status again and press the button there.")
-    relay, item_id = current_relay(), number(request.form.get("id", ""))
-    count = relay.inbox.retry([item_id]) if item_id is not None else 0
+    """Sends one item again, or all that are parked."""
+    check_form()
+    relay, everything = current_relay(), request.form.get("id") == "all"
+    item_id = number(request.form.get("id", ""))
+    count = relay.inbox.retry(None if everything else [item_id or 0])
     if count:
-        log.info("retried", item=item_id, by="status page")
+        log.info("retried", item="all" if everything else item_id, count=count, by="status page")
         for delivery in relay.deliveries.values():
             delivery.wake()
-    return redirect(url_for("status.status_page", retried=item_id if count else 0), 303)
+    return back(item_id, retried=count)
+
+
+@pages.post("/status/discard")
+def discard_from_page() -> AnyResponse:
+    """Gives one item up and empties its text."""
+    check_form()
+    item_id = number(request.form.get("id", ""))
+    count = current_relay().inbox.discard([item_id or 0])
+    if count:
+        log.info("discarded", item=item_id, by="status page")
+    return back(item_id, discarded=count)
+
+
+def check_form() -> None:
+    """Answers 400 to a form that does not come from our own page, which its signature proves."""
+    try:
+        page_forms().loads(request.form.get("token", ""), max_age=FORM_LIFE_S)
+    except BadSignature:
+        abort(400, "This form is too old or not ours: open /status again and press the button there.")
+
+
+def back(item_id: int | None, **done: Any) -> AnyResponse:
+    """To the page that the form was on, with what was done."""
+    if request.form.get("on") == "item" and item_id:
+        return redirect(url_for("status.item_page", item_id=item_id, **done), 303)
+    return redirect(url_for("status.status_page", item=item_id, **done), 303)
 
 
 @pages.get("/metrics")
@@ -109,5 +186,5 @@ def metrics_page() -> Response:
     return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def retry_forms() -> URLSafeTimedSerializer:
+def page_forms() -> URLSafeTimedSerializer:
     return URLSafeTimedSerializer(current_relay().config.status_password, salt="status page's forms")

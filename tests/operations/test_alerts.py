@@ -56,21 +56,23 @@ from khoros.subscription import (
 )
 from operations.alerts import (
     ALERT_TURN_S,
+    COVERED,
+    DEPLOY_S,
     FIRST_RETRY_S,
-    KHOROS_MAY_FAIL_S,
     LONGEST_PAUSE_S,
     LONGEST_RETRY_S,
     MENDED_S,
     QUIET_S,
+    SUBJECTS_AT_ONCE,
     Alerted,
     Alerts,
     Problem,
     find_news,
     find_problems,
     post_text,
-    put_aside,
 )
 from operations.health import Health, current_health
+from operations.verdict import KHOROS_MAY_FAIL_S
 from outbound import TIMEOUT_S, Answer, Unavailable
 from sandbox.server import Dropped, Server
 from sandbox.zendesk import FakeZendesk
@@ -107,7 +109,7 @@ def health(
     subscriptions = {LABEL_APPLIED: SubscriptionStatus(state, detail), **({RULE_APPLIED: rules} if rules else {})}
     return Health(
         gates=gates or {"zendesk": Gate(OPEN)},
-        waiting={"zendesk": Counts(waiting, parked, oldest_s), **(others or {})},
+        waiting={**({"zendesk": Counts(waiting, parked, oldest_s)} if waiting or parked else {}), **(others or {})},
         subscriptions=subscriptions,
         polls=polls or {},
         mended_at=mended_at,
@@ -120,37 +122,45 @@ def zendesk_is(state: str, reason: str) -> dict[str, Gate]:
     return {"zendesk": Gate(state, reason)}
 
 
-CRISIS = "slack:#Crisis"
+CRISIS, OTHER = "slack:#Crisis", "slack:#other"
 TWO_REFUSE = {"zendesk": Gate(UNAUTHORISED, "401"), CRISIS: Gate(REFUSING, "Slack answered invalid_blocks")}
-POLL_FAILS = CatchUpStatus(failed="Khoros answered 500", failing_since=NOW - 5)
-LABELS, RULES = f"{LABEL_APPLIED}_subscription", f"{RULE_APPLIED}_subscription"
+REVOKED = Gate(UNAUTHORISED, "Slack answered token_revoked")
+FAILING = CatchUpStatus(failed="Khoros answered 500", failing_since=NOW - 500)
+LATE: dict[str, Any] = {"waiting": 9, "oldest_s": 900.0}
+BOTH_LATE = {CRISIS: Counts(9, 0, 900.0), OTHER: Counts(1, 0, 700.0)}
+LOST = "labels make no tickets now; label those posts again afterwards."
 WRONG: dict[str, tuple[Health, dict[str, str]]] = {
     "all is well": (health(), {}),
     "it is starting": (health(state=STARTING), {}),
     "deleted by command": (health(state=DELETED, detail="deleted by command"), {}),
-    "one is parked": (health(parked=1), {"zendesk_parked": "1 post needs attention: Zendesk refused it. See why"}),
-    "many are parked": (health(parked=1234), {"zendesk_parked": "1,234 posts need attention"}),
+    "one is parked": (
+        health(parked=1),
+        {"zendesk_parked": "1 post needs attention: Zendesk did not take it."},
+    ),
+    "many are parked": (
+        health(parked=1234),
+        {"zendesk_parked": "1,234 posts need attention: Zendesk did not take them."},
+    ),
     "what cannot be read": (
         health(others={"": Counts(0, 2, None)}),
-        {"_parked": "2 posts need attention: what Khoros sent cannot be read. See why with: flask"},
+        {"_parked": "2 posts need attention: nobody can read them."},
     ),
     "one waits not long": (health(waiting=1, oldest_s=600.0), {}),
     "one waits long": (
         health(waiting=1, oldest_s=661.0),
-        {"zendesk_waiting": "1 post waits for Zendesk, the oldest for 11 minutes"},
+        {
+            "zendesk_waiting": "Zendesk works, but 1 post waits here, the oldest for 11 min. Open the one that waits "
+            "longest: its timeline shows why."
+        },
     ),
     "an outage that is young": (health(waiting=9, oldest_s=5.0, gates=zendesk_is(OUTAGE, "503")), {}),
     "an outage that lasts": (
-        health(waiting=9, oldest_s=900.0, gates=zendesk_is(OUTAGE, "Zendesk answered 503.")),
-        {"zendesk_waiting": "15 minutes. outage. Zendesk answered 503. Nothing is lost"},
+        health(**LATE, gates=zendesk_is(OUTAGE, "Zendesk answered 503.")),
+        {"zendesk_waiting": "9 posts wait here, the oldest for 15 min. Zendesk answered 503. The relay tries again"},
     ),
     "limited for long": (
-        health(waiting=9, oldest_s=900.0, gates=zendesk_is(LIMITED, "429")),
-        {"zendesk_waiting": "limited. 429. Nothing"},
-    ),
-    "an open gate": (
-        health(waiting=9, oldest_s=900.0),
-        {"zendesk_waiting": "inbox list --state pending. Nothing is lost"},
+        health(**LATE, gates=zendesk_is(LIMITED, "429")),
+        {"zendesk_waiting": "Zendesk takes no more calls at the moment: 9 posts"},
     ),
     "one of two destinations is down": (
         health(
@@ -159,7 +169,7 @@ WRONG: dict[str, tuple[Health, dict[str, str]]] = {
             gates={"zendesk": Gate(OPEN), CRISIS: Gate(OUTAGE)},
             others={CRISIS: Counts(9, 0, 900.0)},
         ),
-        {f"{CRISIS}_waiting": "9 posts wait for Slack #Crisis, the oldest for 15 minutes. outage. Nothing is lost"},
+        {"slack_waiting": "Slack #Crisis does not work at the moment: 9 posts wait here, the oldest for 15 min."},
     ),
     "both destinations are down": (
         health(
@@ -168,103 +178,136 @@ WRONG: dict[str, tuple[Health, dict[str, str]]] = {
             gates={"zendesk": Gate(OUTAGE, "503"), CRISIS: Gate(OUTAGE)},
             others={CRISIS: Counts(9, 0, 900.0)},
         ),
-        {"zendesk_waiting": "4 posts wait for Zendesk", f"{CRISIS}_waiting": "9 posts wait for Slack #Crisis"},
+        {"zendesk_waiting": "4 posts wait", "slack_waiting": "9 posts wait"},
+    ),
+    "two channels of one Slack that is down": (
+        health(gates={CRISIS: Gate(OUTAGE), OTHER: Gate(OUTAGE)}, others=BOTH_LATE),
+        {"slack_waiting": "Slack #Crisis"},
+    ),
+    "two web addresses are two services": (
+        health(
+            gates={"webhook:a/1": Gate(OUTAGE), "webhook:b/2": Gate(OUTAGE)},
+            others=dict.fromkeys(("webhook:a/1", "webhook:b/2"), Counts(1, 0, 900.0)),
+        ),
+        {"webhook:a/1_waiting": "Webhook a/1", "webhook:b/2_waiting": "Webhook b/2"},
     ),
     "two destinations, one refusal": (
         health(parked=1, gates=dict(TWO_REFUSE, zendesk=Gate(OPEN)), others={CRISIS: Counts(0, 2, None)}),
         {
-            "zendesk_parked": "Zendesk refused it",
-            f"{CRISIS}_parked": "Slack #Crisis refused it",
-            f"{CRISIS}_credentials": "invalid_blocks. Find out",
+            "zendesk_parked": "1 post needs attention: Zendesk did not take it.",
+            f"{CRISIS}_parked": "2 posts need attention: Slack #Crisis did not take them.",
+            "refusal: Slack answered invalid_blocks": "Slack #Crisis refuses every post: new posts wait here.",
         },
     ),
     "credentials refused": (
-        health(gates=zendesk_is(UNAUTHORISED, "Zendesk answered 401")),
-        {"zendesk_credentials": "Zendesk answered 401. Find out more with: flask --app app check"},
+        health(waiting=1, gates=zendesk_is(UNAUTHORISED, "Zendesk answered 401 to ZENDESK_CLIENT_ID")),
+        {
+            "refusal: Zendesk answered # to ZENDESK_CLIENT_ID": "Zendesk refuses the login: new posts wait here. "
+            "Zendesk answered 401 to ZENDESK_CLIENT_ID. Copy Identifier"
+        },
     ),
     "two destinations refuse us": (
         health(gates=TWO_REFUSE),
-        {"zendesk_credentials": "401. Find out more", f"{CRISIS}_credentials": "invalid_blocks. Find out more"},
+        {"refusal: #": "401.", "refusal: Slack answered invalid_blocks": "invalid_blocks."},
+    ),
+    "one token of two channels is refused": (
+        health(gates={CRISIS: REVOKED, OTHER: REVOKED}),
+        {"refusal: Slack answered token_revoked": "Slack answered token_revoked."},
     ),
     "no line leads there any more": (
         health(others={"slack:#old": Counts(2, 1, 900.0)}),
-        {
-            "slack:#old_abandoned": "3 posts wait for Slack #old, but no line of ROUTES leads there",
-            "slack:#old_parked": "",
-        },
+        {"slack:#old_abandoned": "3 posts wait for Slack #old, but no route leads there."},
     ),
     "Khoros refuses us": (
         health(state=LOGIN_REFUSED, detail="Developer Inactive", rules=SubscriptionStatus(LOGIN_REFUSED, "401")),
-        {"khoros_credentials": "401. Find out more"},
+        {"khoros": f"Khoros refuses the access token: {LOST} Developer Inactive. Sign in to Khoros"},
     ),
     "not subscribed": (
-        health(state=FAILED, detail="Khoros answered 500"),
-        {LABELS: "not subscribed in Khoros to labels: Khoros"},
+        health(state=FAILED, detail="Khoros answered 500", rules=SubscriptionStatus(FAILED, "Khoros answered 500")),
+        {"khoros": "The connection to Khoros does not work: labels and rules make no tickets now"},
     ),
-    "no address": (health(state=NO_ADDRESS, detail="set PUBLIC_URL"), {LABELS: "set PUBLIC_URL"}),
+    "no address": (health(state=NO_ADDRESS, detail="set PUBLIC_URL"), {"khoros": f"{LOST} set PUBLIC_URL."}),
     "paused": (
         health(state=PAUSED, detail="a person paused it"),
-        {LABELS: "Khoros does not deliver labels: a person"},
-    ),
-    "one of two is paused": (
-        health(rules=SubscriptionStatus(PAUSED, "a person paused it")),
-        {RULES: "Khoros does not deliver rules: a person"},
+        {"khoros_paused": f"The subscription in Khoros is paused: {LOST} a person paused it."},
     ),
     "each fails in its own way": (
         health(state=FAILED, detail="500", rules=SubscriptionStatus(PAUSED, "a person paused it")),
-        {LABELS: "labels: 500", RULES: "rules: a person"},
+        {"khoros": f"{LOST} 500.", "khoros_paused": "rules make no tickets now"},
     ),
     "a poll fails": (
-        health(polls={LABEL_APPLIED: POLL_FAILS, RULE_APPLIED: CatchUpStatus()}),
-        {f"{LABEL_APPLIED}_polling": "Missed labels cannot be fetched from Khoros: Khoros answered 500. Find out"},
+        health(polls={LABEL_APPLIED: FAILING, RULE_APPLIED: CatchUpStatus()}),
+        {"khoros": "Missed labels cannot be fetched from Khoros. Khoros answered 500. Try again"},
     ),
-    "a poll fails where nothing else brings events": (
-        health(state=FAILED, detail="polling fails: 500", polls={LABEL_APPLIED: POLL_FAILS}),
-        {LABELS: "polling fails: 500"},
+    "a poll has just failed": (
+        health(polls={LABEL_APPLIED: replace(FAILING, failing_since=NOW - 5)}),
+        {},
+    ),
+    "a poll and the subscription fail": (
+        health(state=FAILED, detail="polling fails: 500", polls={LABEL_APPLIED: FAILING}),
+        {"khoros": "polling fails: 500"},
     ),
     "made anew": (health(mended_at=NOW - 5), {"lost_events": "label those posts again"}),
     "made anew long ago": (health(mended_at=NOW - MENDED_S), {}),
     "made anew in a future that was taken back": (health(mended_at=NOW + 5), {}),
     "all at once": (
-        health(
-            parked=1,
-            waiting=1,
-            oldest_s=900.0,
-            gates=zendesk_is(UNAUTHORISED, "401"),
-            state=LOGIN_REFUSED,
-            detail="401",
-        ),
-        {"zendesk_parked": "", "zendesk_waiting": "", "zendesk_credentials": "", "khoros_credentials": ""},
+        health(parked=1, gates=zendesk_is(UNAUTHORISED, "401"), state=LOGIN_REFUSED, detail="401", **LATE),
+        {"zendesk_parked": "", "refusal: #": "", "khoros": ""},
     ),
 }
 
 
 @pytest.mark.parametrize(("now", "wanted"), WRONG.values(), ids=WRONG.keys())
-def test_problems_are_found_by_subject(now: Health, wanted: dict[str, str]) -> None:
+def test_each_cause_is_one_problem(now: Health, wanted: dict[str, str]) -> None:
     found = find_problems(now)
-    assert set(found) == set(wanted)
+    assert {subject for subject, problem in found.items() if problem.after_s != COVERED} == set(wanted)
     assert not [text for subject, text in wanted.items() if text not in found[subject].text]
 
 
-def test_every_problem_that_lasts_has_a_text_for_its_end() -> None:
-    found = {subject: problem for now, _ in WRONG.values() for subject, problem in find_problems(now).items()}
-    assert [subject for subject, problem in found.items() if not problem.well] == ["lost_events"]
-    assert found[f"{CRISIS}_credentials"].well == "Slack #Crisis accepts the relay's calls again."
+@pytest.mark.parametrize(
+    ("gate", "is_explained"),
+    [
+        (Gate(UNAUTHORISED, "401"), True),
+        (Gate(REFUSING, "422"), True),
+        (Gate(OPEN, held_at=NOW - 599), True),
+        (Gate(OPEN, held_at=NOW - 600), False),
+        (Gate(OPEN, held_at=NOW + 5), False),
+        (Gate(OUTAGE, held_at=NOW - 5), False),
+    ],
+    ids=["refused", "refusing", "just opened", "open for long", "a clock set back", "an outage"],
+)
+def test_posts_that_wait_are_no_second_alert_where_a_refusal_explains_it(gate: Gate, is_explained: bool) -> None:
+    problem = find_problems(health(**LATE, gates={"zendesk": gate}))["zendesk_waiting"]
+    assert (problem.after_s == COVERED) == is_explained
 
 
-def test_what_a_person_does_about_a_destination_without_a_route_can_be_pasted() -> None:
-    assert "--destination 'slack:#old';" in put_aside("slack:#old")
+def test_a_refused_post_is_no_second_alert_and_not_over_while_all_are_refused() -> None:
+    before = {"zendesk_parked": Alerted(NOW - 60, NOW - 60, 1, "Over: 1 post needs attention")}
+    refusing = health(waiting=5, gates=zendesk_is(REFUSING, "Zendesk answered 422"))
+    [text] = [text for text, _ in find_news(find_problems(refusing), before, NOW).values() if text]
+    assert text.startswith("Zendesk refuses every post: new posts wait here. Zendesk answered 422.")
+
+
+def test_a_late_channel_is_not_hidden_by_one_that_refuses_us() -> None:
+    for gates in ({CRISIS: REVOKED, OTHER: Gate(OUTAGE)}, {OTHER: Gate(OUTAGE), CRISIS: REVOKED}):
+        problem = find_problems(health(gates=gates, others=BOTH_LATE))["slack_waiting"]
+        assert "Slack #other" in problem.text and problem.after_s == 0
+
+
+def test_what_khoros_sends_again_is_promised_only_where_it_is_fetched() -> None:
+    failing = health(state=FAILED, detail="500")
+    known = replace(failing, subscriptions={LABEL_APPLIED: SubscriptionStatus(FAILED, "500", uuid="u")})
+    assert "what is missed is fetched afterwards" in find_problems(known, refetches=True)["khoros"].text
+    assert "label those posts again" in find_problems(known)["khoros"].text
 
 
 # What is sent when: each step is (seconds since the start, the problems, the texts that are sent)
 
-LASTING = {"waiting": Problem("late", "well")}
-PARKED_ONE, PARKED_TWO, PARKED_NINE = (
-    {"parked": Problem(str(count), "none parked", level=count)} for count in (1, 2, 9)
-)
-SLOW = {"subscription": Problem("failed", "subscribed", after_s=120.0)}
-GONE = {"lost_events": Problem("gone", level=100)}
-GONE_AGAIN = {"lost_events": Problem("gone again", level=900)}
+LASTING = {"waiting": Problem("late")}
+PARKED_ONE, PARKED_TWO, PARKED_NINE = ({"parked": Problem(str(count), level=count)} for count in (1, 2, 9))
+SLOW = {"subscription": Problem("failed", after_s=120.0)}
+GONE = {"lost_events": Problem("gone", level=100, lasts=False)}
+GONE_AGAIN = {"lost_events": Problem("gone again", level=900, lasts=False)}
 Problems = Mapping[str, Problem]
 COURSES: dict[str, list[tuple[float, Problems, list[str]]]] = {
     "nothing is sent while all is well": [(0, {}, []), (5, {}, [])],
@@ -278,25 +321,25 @@ COURSES: dict[str, list[tuple[float, Problems, list[str]]]] = {
     ],
     "one message when it is well again": [
         (0, LASTING, ["late"]),
-        (60, {}, ["well"]),
+        (60, {}, ["Over: late."]),
         (65, {}, []),
         (9999, {}, []),
     ],
     "what flaps is sent once an hour": [
         (0, LASTING, ["late"]),
-        (10, {}, ["well"]),
+        (10, {}, ["Over: late."]),
         (20, LASTING, []),
         (30, {}, []),
         (40, LASTING, []),
         (3599, LASTING, []),
         (3600, LASTING, ["late"]),
-        (3610, {}, ["well"]),
+        (3610, {}, ["Over: late."]),
     ],
     "what was never sent is not taken back": [(0, SLOW, []), (119, SLOW, []), (119.5, {}, []), (200, {}, [])],
     "what must last is sent when it has lasted": [
         (0, SLOW, []),
         (120, SLOW, ["failed"]),
-        (125, {}, ["subscribed"]),
+        (125, {}, ["Over: failed."]),
     ],
     "what must last begins anew when it was well between": [
         (0, SLOW, []),
@@ -313,12 +356,12 @@ COURSES: dict[str, list[tuple[float, Problems, list[str]]]] = {
         (10_005, PARKED_NINE, []),
         (13_600, PARKED_NINE, ["9"]),
         (99_999, PARKED_NINE, []),
-        (100_000, {}, ["none parked"]),
+        (100_000, {}, ["Over: 9."]),
     ],
     "subjects do not delay each other": [
         (0, LASTING, ["late"]),
         (5, LASTING | PARKED_ONE, ["1"]),
-        (10, PARKED_ONE, ["well"]),
+        (10, PARKED_ONE, ["Over: late."]),
         (3600, LASTING | PARKED_ONE, ["late"]),
     ],
     "a second loss is sent too, when the hour is over": [
@@ -389,7 +432,8 @@ class Webhook:
 
 @pytest.fixture
 def settings(database_url: str) -> Settings:
-    return new_settings(database_url=database_url, alert_url=SECRET_URL, public_url="https://relay.example")
+    urls = {"alert_url": SECRET_URL, "public_url": "https://relay.example"}
+    return new_settings(database_url=database_url, status_password="made-up-password", **urls)
 
 
 @pytest.fixture
@@ -406,7 +450,7 @@ def alerts_of(config: Config, database: Database, *how: Any) -> Alerts:
     look = partial(
         current_health, inbox, facts, records, new_subscriptions(config, database), ["zendesk"], config.alert_after_s
     )
-    return Alerts(config, facts, look, *how)
+    return Alerts(config, facts, records, look, *how)
 
 
 @pytest.fixture
@@ -439,10 +483,30 @@ def test_an_alert_says_what_is_wrong_and_what_to_do(
     alerts.step()
     alerts.step()
     assert webhook.taken == [
-        "Khoros to Zendesk relay (https://relay.example): 1 post needs attention: Zendesk refused it. "
-        "See why with: flask --app app inbox list"
+        "Khoros to Zendesk relay (https://relay.example): 1 post needs attention: Zendesk did not take it. twitter:1: "
+        "Zendesk answered 422. https://relay.example/status?state=parked"
     ]
     assert fields_of(caplog, "alerted") == {"level": logging.INFO, "subject": "zendesk_parked"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "learned", "where"),
+    [
+        ({}, None, "https://relay.example/status"),
+        ({"status_password": ""}, None, "/status (set STATUS_PASSWORD to switch this page on)"),
+        ({"public_url": ""}, "https://app-1.herokuapp.com", "https://app-1.herokuapp.com/status"),
+        ({"public_url": ""}, None, "Find out more with: flask --app app check"),
+    ],
+    ids=["configured", "page off", "learned", "unknown"],
+)
+def test_an_alert_leads_to_the_page_that_says_more(
+    changes: Any, learned: str | None, where: str, facts: Facts, inbox: Inbox, new_alerts: NewAlerts, webhook: Webhook
+) -> None:
+    if learned:
+        facts.remember("public_url", learned)
+    move_gate(inbox, UNAUTHORISED, "Zendesk answered 401")
+    new_alerts(**changes).step()
+    assert webhook.taken[0].endswith(f". {where}" if "page on" not in where else where)
 
 
 def test_a_relay_without_an_address_gives_its_name(inbox: Inbox, new_alerts: NewAlerts, webhook: Webhook) -> None:
@@ -451,14 +515,20 @@ def test_a_relay_without_an_address_gives_its_name(inbox: Inbox, new_alerts: New
     assert webhook.taken[0].startswith("Khoros to Zendesk relay (send-to-zendesk): ")
 
 
+def test_the_name_of_a_post_cannot_call_people(inbox: Inbox, alerts: Alerts, webhook: Webhook) -> None:
+    park(inbox, post="x:<!channel>&")
+    alerts.step()
+    assert "it. x: !channel  : Zendesk answered 422. http" in webhook.taken[0]
+
+
 def test_no_message_holds_a_customers_words(inbox: Inbox, alerts: Alerts, webhook: Webhook, clock: Clock) -> None:
     park(inbox)
     inbox.accept([NewItem("", "unreadable:1", "", {"unreadable": TEXT}, reason="eventName is missing")])
     inbox.accept([NewItem("zendesk", "e3", "twitter:3", {"labels": [], "item": new_post("twitter:3")})])
     clock.advance(3600)
     alerts.step()
-    sent = " ".join(webhook.taken)
-    assert len(webhook.taken) == 3 and not [word for word in (TEXT, AUTHOR, "twitter", "furious") if word in sent]
+    [sent] = webhook.taken
+    assert len(sent.splitlines()) == 3 and not [word for word in (TEXT, AUTHOR, "furious") if word in sent]
 
 
 @pytest.fixture
@@ -487,7 +557,7 @@ def test_waiting_is_reported_after_the_minutes_that_were_set(
     clock.advance(1)
     alerts.step()
     [text] = webhook.taken
-    assert "1 post waits" in text
+    assert "1 post waits" in text and text.endswith(" twitter:1. https://relay.example/status?state=pending")
 
 
 def test_the_end_of_a_problem_is_reported_once(inbox: Inbox, alerts: Alerts, webhook: Webhook) -> None:
@@ -496,10 +566,9 @@ def test_the_end_of_a_problem_is_reported_once(inbox: Inbox, alerts: Alerts, web
     move_gate(inbox, "ticket_created")
     alerts.step()
     alerts.step()
-    assert [text.partition("): ")[2] for text in webhook.taken] == [
-        "Zendesk answered 401. Find out more with: flask --app app check",
-        "Zendesk accepts the relay's calls again.",
-    ]
+    [said, over] = [text.partition("): ")[2] for text in webhook.taken]
+    assert said.startswith("Zendesk refuses the login: new posts wait here. Zendesk answered 401.")
+    assert over == "Over: Zendesk refuses the login: new posts wait here."
 
 
 def test_every_loss_of_the_subscription_is_reported(
@@ -517,9 +586,12 @@ def test_every_loss_of_the_subscription_is_reported(
         clock.advance(QUIET_S - 1)
         alerts.step()
         clock.advance(5)
-    texts = ("not subscribed", "label those posts again", "The relay is subscribed in Khoros to labels.")
-    assert [any(words in text for words in texts) for text in webhook.taken] == [True] * 4
-    assert sum("label those posts again" in text for text in webhook.taken) == 2
+    assert [text.partition("): ")[2][:13] for text in webhook.taken] == [
+        "The connectio",
+        "Over: The con",
+        "A subscriptio",
+    ]
+    assert sum(text.count("What happened in the hour before") for text in webhook.taken) == 2
 
 
 @BOTH
@@ -566,27 +638,17 @@ def test_a_restart_repeats_nothing(inbox: Inbox, new_alerts: NewAlerts, webhook:
     clock.advance(60)
     inbox.retry([1])
     new_alerts().step()
-    assert len(webhook.taken) == 2 and "No post for Zendesk needs attention any more." in webhook.taken[1]
+    assert len(webhook.taken) == 2 and "Over: 1 post needs attention" in webhook.taken[1]
 
 
-def test_a_process_that_ends_between_two_messages_repeats_none(
-    inbox: Inbox, new_alerts: NewAlerts, webhook: Webhook, clock: Clock
+def test_what_comes_together_is_one_message_and_a_very_long_one_is_divided(
+    inbox: Inbox, alerts: Alerts, webhook: Webhook, clock: Clock
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    def kills_at_the_second(url: str, text: str) -> Answer:
-        if webhook.taken:
-            raise Killed
-        return webhook(url, text)
-
-    park(inbox)
-    move_gate(inbox, UNAUTHORISED, "Zendesk answered 401")
-    with pytest.raises(Killed):
-        new_alerts(kills_at_the_second).step()
-    clock.advance(ALERT_TURN_S)
-    new_alerts().step()
-    assert [("attention" in text, "401" in text) for text in webhook.taken] == [(True, False), (False, True)]
+    inbox.accept([new_item(f"e{n}", destination=f"slack:#{n}") for n in range(SUBJECTS_AT_ONCE + 2)])
+    for _ in range(4):
+        alerts.step()
+        clock.advance(DEPLOY_S / 2)
+    assert [text.count("no route leads there") for text in webhook.taken] == [SUBJECTS_AT_ONCE, 2]
 
 
 # A webhook that fails
@@ -621,10 +683,7 @@ def test_a_webhook_that_fails_is_called_less_and_less_often(
     assert webhook.tried == 7  # at 0, 30, 90, 210, 450, 930 and 1890 s
     logged = [record.__dict__["fields"] for record in caplog.records if record.message == "alert_failed"]
     assert [line["retry_s"] for line in logged] == [30, 60, 120, 240, 480, 960, 1920]
-    assert {(line["subject"], str(line["reason"])) for line in logged} == {
-        ("zendesk_parked", reason),
-        ("zendesk_credentials", reason),
-    }
+    assert {str(line["reason"]) for line in logged} == {reason}
     run_for(alerts, clock, 24 * 3600)
     assert webhook.tried in (31, 32)  # then once an hour
 
@@ -638,7 +697,7 @@ def test_a_webhook_that_works_again_gets_everything_and_starts_afresh(
     run_for(alerts, clock, 200)
     webhook.answer = 204
     run_for(alerts, clock, 15)
-    assert len(webhook.taken) == 2
+    assert len(webhook.taken) == 1 and len(webhook.taken[0].splitlines()) == 2
     webhook.answer = 500
     inbox.retry([1])
     alerts.step()
@@ -697,18 +756,6 @@ def test_a_message_that_was_never_sent_is_not_taken_back(
     webhook.answer = 200
     run_for(alerts, clock, 60)
     assert webhook.taken == []
-
-
-def test_a_text_that_the_webhook_refuses_does_not_stop_the_others(
-    inbox: Inbox, new_alerts: NewAlerts, webhook: Webhook, clock: Clock
-) -> None:
-    def picky(url: str, text: str) -> Answer:
-        return Answer(400) if "attention" in text else webhook(url, text)
-
-    park(inbox)
-    move_gate(inbox, UNAUTHORISED, "Zendesk answered 401")
-    run_for(new_alerts(picky), clock, 40)
-    assert len(webhook.taken) == 1 and "401" in webhook.taken[0]
 
 
 def test_a_database_that_is_down_is_left_to_the_loop(config: Config, nowhere: Database, webhook: Webhook) -> None:

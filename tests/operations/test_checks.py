@@ -23,7 +23,8 @@ from inbox.gate import REFUSING, UNAUTHORISED
 from inbox.inbox import Inbox
 from khoros.catch_up import CatchUpStatus
 from operations import checks
-from operations.checks import NOTED, PASSED, PROBLEM, TEST_POST, Check, advice
+from operations.advice import advice
+from operations.checks import NOTED, PASSED, PROBLEM, TEST_POST, Check
 from sandbox.khoros import FakeKhoros
 from sandbox.receiver import HOOK_PATH, FakeReceiver
 from sandbox.relay import free_port
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("clean_log")
 
 DATABASE, TOKEN_CHECK, SUBSCRIPTION = "database", "Khoros access token", "Khoros subscription: labels"
 LABEL, ROUTES_CHECK, ADDRESS = "Khoros label CreateCase", "routes", "public address"
-ZENDESK = "Zendesk credential"
+ZENDESK, ALERTS = "Zendesk credential", "alerts"
 NOT_ALLOWED = "Company 123 does not allow the application made-up-client"
 API_TOKEN: dict[str, Any] = {
     "client_id": "",
@@ -95,7 +96,7 @@ def test_a_healthy_deploy_is_well_and_only_waits_for_its_first_event(service: Se
     result = app.test_cli_runner().invoke(args=["check", "--json"])
     told = {check["name"]: check["result"] for check in json.loads(result.stdout)}
     well = dict.fromkeys((DATABASE, TOKEN_CHECK, SUBSCRIPTION, LABEL, ROUTES_CHECK, ADDRESS, ZENDESK), PASSED)
-    assert (told, result.exit_code) == (well | {ROUTES_CHECK: NOTED}, 0)
+    assert (told, result.exit_code) == (well | {ROUTES_CHECK: NOTED, ALERTS: NOTED}, 0)
     assert TOKEN not in result.output
 
 
@@ -155,8 +156,8 @@ def test_a_khoros_that_fails(
 @pytest.mark.parametrize(
     ("companies", "result", "said"),
     [
-        ([{"id": 123}, {"id": 7}], PASSED, "sees company 123"),
-        ([{"id": 7}, {"id": 8}], PROBLEM, "it does not see company 123, but 7, 8"),
+        ([{"id": 123, "name": "Acme"}, {"id": 7}], PASSED, "sees company 123 (Acme)"),
+        ([{"id": 7, "name": "A"}, {"id": 8, "name": "B"}], PROBLEM, "it does not see company 123, but 7 (A), 8 (B)"),
         ([], PASSED, "may see any company"),
         ("all", PASSED, "may see any company"),
     ],
@@ -168,7 +169,7 @@ def test_the_company_is_looked_for_among_those_the_token_sees(
     khoros.faults.outage(200, path="/v2/whoami", body={"data": {"id": 5, "companies": companies}})
     check = found(app, TOKEN_CHECK)
     assert check.result == result and said in check.found
-    assert check.to_do.startswith("Correct SPREDFAST_COMPANY_ID" if result == PROBLEM else "")
+    assert check.to_do.startswith("Set SPREDFAST_COMPANY_ID to one of" if result == PROBLEM else "")
 
 
 def listed(**changes: Any) -> dict[str, Any]:
@@ -352,8 +353,8 @@ def test_items_of_a_destination_without_a_route_are_a_problem(app: Flask, inbox:
         ({"status": 401}, "refuses our token", "another NOTIFICATION_BEARER_TOKEN"),
         (
             {"body": requests.exceptions.ConnectTimeout()},
-            "relay.example cannot be reached: no connection",
-            "Does it run? Check the address",
+            "This service (relay.example) cannot be reached: no connection",
+            "Correct the address, or see",
         ),
         ({"body": requests.exceptions.SSLError()}, "does not speak https", "Correct the address"),
     ],
@@ -374,7 +375,7 @@ def test_a_service_that_runs_with_another_token_is_recognised(service: Server, c
 
 def test_an_address_that_nobody_knows_and_one_that_nobody_needs(changed: NewApp) -> None:
     unknown = found(changed(public_url=""), ADDRESS)
-    assert unknown.result == PROBLEM and "Set PUBLIC_URL" in unknown.to_do
+    assert unknown.result == PROBLEM and "or set PUBLIC_URL" in unknown.to_do
     unneeded = checks.check_public_address(relay_of(changed(public_url="", polling=True)))
     assert unneeded == (PASSED, "not needed: the service polls")
 
@@ -409,19 +410,19 @@ def test_an_address_that_nobody_knows_and_one_that_nobody_needs(changed: NewApp)
             lambda z: z.faults.outage(201, path="/oauth", body={"access_token": "made-up", "scope": "ticket:read"}),
             {},
             "lacks the scope tickets:read tickets:write",
-            "Give the OAuth client the scopes",
+            "see that the client has the scopes",
         ),
         (
             lambda z: z.faults.outage(200, path="/api/v2/users/me", body={"user": {"id": None, "role": "end-user"}}),
             {},
             "takes us for an anonymous user",
-            "Use the credentials of an agent",
+            "Check the Zendesk credentials, and that their agent may",
         ),
         (
             lambda z: z.faults.outage(200, path="/api/v2/users/me", body={"user": {"id": 7, "role": "end-user"}}),
             {},
             "takes us for an end-user",
-            "Use the credentials of an agent",
+            "Check the Zendesk credentials, and that their agent may",
         ),
     ],
     ids=[
@@ -509,6 +510,36 @@ def test_postgresql_out_of_reach_is_said_with_what_to_look_at(changed: NewApp) -
     assert check.to_do.startswith("nothing answers at this address: start the database, or correct")
 
 
+# Alerts
+
+
+@pytest.mark.parametrize(
+    ("answer", "result", "said", "to_do"),
+    [
+        ({}, PASSED, "a test message was sent", ""),
+        ({"status": 404}, PROBLEM, "ALERT_WEBHOOK_URL answered 404", "Make a new webhook"),
+        ({"body": requests.exceptions.ConnectTimeout()}, PROBLEM, "hooks.example cannot be reached", "Correct the"),
+    ],
+    ids=["taken", "gone", "nobody"],
+)
+def test_a_test_message_is_sent_to_the_webhook_of_the_alerts(
+    answer: dict[str, Any], result: str, said: str, to_do: str, changed: NewApp
+) -> None:
+    app = changed(alert_url="https://hooks.example/made-up-secret", polling=True)
+    with responses.RequestsMock(assert_all_requests_are_fired=True) as web:
+        web.post("https://hooks.example/made-up-secret", **answer)
+        web.add_passthru("http://127.0.0.1")
+        check = found(app, ALERTS)
+        body = json.loads(web.calls[0].request.body or "")
+    assert (check.result, said in check.found, check.to_do.startswith(to_do)) == (result, True, True)
+    assert "made-up-secret" not in f"{check}" and "this is a test" in body["text"]
+
+
+def test_the_call_of_the_check_itself_is_no_event_that_no_line_wants(service: Server, app: Flask) -> None:
+    assert found(app, ADDRESS).result == PASSED
+    assert relay_of(app).unrouted.recent() == []
+
+
 # Several destinations
 
 
@@ -523,7 +554,7 @@ def test_each_destination_has_its_own_finding(changed: NewApp) -> None:
     [webhook] = [check for name, check in results.items() if name.startswith("Webhook 127.0.0.1")]
     assert webhook.result == PASSED and "shows with the first webhook" in webhook.found and receiver.calls == []
     slack = results["Slack #x credential"]
-    assert (slack.result, "cannot be reached" in slack.found, slack.to_do[:12]) == (PROBLEM, True, "Does it run?")
+    assert (slack.result, "cannot be reached" in slack.found, slack.to_do[:11]) == (PROBLEM, True, "Correct the")
 
 
 @pytest.mark.parametrize("state", [UNAUTHORISED, REFUSING])
@@ -548,19 +579,22 @@ def test_a_destination_that_refuses_all_is_a_problem_though_its_credentials_work
         ("Zendesk answered 401 invalid_client to ZENDESK_CLIENT_ID and ZENDESK_CLIENT_SECRET: copy", "Copy Identifier"),
         (
             "Zendesk answered 400 invalid_scope to ZENDESK_CLIENT_ID …: the OAuth client may not have",
-            "Change that client",
+            "Copy Identifier and Secret again, and see that the client has the scopes",
         ),
-        ("Khoros (x) cannot be reached: no such host name", "Check the address for typing errors."),
+        ("Khoros (x) cannot be reached: no such host name", "Correct KHOROS_API_URL"),
         ("Khoros (x) cannot be reached: its certificate is not trusted (expired)", "Renew the certificate"),
-        ("Khoros (x) cannot be reached: it does not speak https there", "Correct the address, and its port."),
+        ("Khoros (x) cannot be reached: it does not speak https there", "Correct the address, or see"),
         ("x cannot be called: REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no readable file", "Correct that variable"),
-        ("x cannot be called: its token … that no header may hold: copy it again", "Set the variable again"),
-        ("x cannot be reached through the proxy of HTTPS_PROXY: nothing listens there", "Correct HTTPS_PROXY"),
-        ("Zendesk (x) cannot be called: the address in HTTPS_PROXY is not usable", "Correct HTTPS_PROXY"),
+        ("x cannot be called: its token has an unusual character: copy it again", "Set the variable again"),
+        ("x cannot be reached through the proxy of HTTPS_PROXY: nothing listens there", "Correct that variable"),
+        ("Zendesk (x) cannot be called: the address in HTTPS_PROXY is not usable", "Correct that variable"),
+        ("This service (x) cannot be reached: nothing listens there", "Start the service"),
+        ("ALERT_WEBHOOK_URL answered 404", "Make a new webhook"),
+        ("SPREDFAST_COMPANY_ID 1 is no company of the access token, which has: 2 (B)", "Set SPREDFAST_COMPANY_ID to"),
         ("Khoros (x) cannot be called: its address is not usable", "Correct KHOROS_API_URL"),
         ("Zendesk (x) cannot be called: its address is not usable", "Correct ZENDESK_API_URL"),
         ("Slack (x) cannot be called: its address is not usable", "Correct SLACK_API_URL"),
-        ("a..example cannot be called: its address is not usable", "Correct that address in ROUTES, or PUBLIC_URL"),
+        ("a..example cannot be called: its address is not usable", "Correct the address, or see"),
     ],
 )
 def test_each_reason_has_its_advice(reason: str, to_do: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -110,17 +111,22 @@ def test_nothing_parked_is_said_so(runner: FlaskCliRunner) -> None:
 
 def test_a_parked_post_can_be_sent_again(runner: FlaskCliRunner, parked: Inbox, database: Database) -> None:
     result = runner.invoke(args=["inbox", "retry", "1"])
-    assert (result.exit_code, result.output[:17]) == (0, "1 of 1 put back; ")
+    assert (result.exit_code, result.output) == (0, "Item 1 is sent again by the running service.\n")
     assert [row[2] for row in rows(database)] == ["pending", "parked"]
 
 
-def test_what_nobody_can_read_is_not_sent_again_and_the_command_says_so(
+def test_each_item_that_is_not_sent_again_says_what_it_is(
     runner: FlaskCliRunner, parked: Inbox, database: Database
 ) -> None:
-    result = runner.invoke(args=["inbox", "retry", "1", "2", "77"])
-    assert result.exit_code == 1 and result.output.startswith("1 of 3 put back;")
-    assert "Error: the others are settled or being sent, were never readable, or their text" in result.output
-    assert [row[2] for row in rows(database)] == ["pending", "parked"]
+    parked.discard([parked_id := park(parked, "e3", "twitter:3")])
+    deliver(parked, "e4", "twitter:4", "1042")
+    result = runner.invoke(args=["inbox", "retry", "1", "2", str(parked_id), "4", "77"])
+    assert result.exit_code == 1 and result.stdout == "Item 1 is sent again by the running service.\n"
+    assert result.stderr == (
+        "Error: item 2 cannot be sent: nobody can read it, or its text is no longer kept; item 3 was given up; "
+        "item 4 is delivered already: ticket #1042; item 77 does not exist\n"
+    )
+    assert [row[2] for row in rows(database)] == ["pending", "parked", "discarded", "delivered"]
 
 
 @pytest.mark.parametrize("words", [["list"], ["retry", "1"]], ids=" ".join)
@@ -213,6 +219,13 @@ def test_a_post_is_traced_by_whatever_names_it(name: str, app: Flask, delivered:
     )
 
 
+def test_a_trace_names_the_state_of_the_ticket(app: Flask, delivered: Inbox, database: Database) -> None:
+    with database.transaction() as db:
+        db.change("INSERT INTO tickets VALUES ('zendesk', '1001', 'twitter:1', 'solved', 1.0)")
+    for words in (["trace", "1001"], ["inbox", "show", "1"]):
+        assert "ticket        1001, solved" in invoke(app, *words).output.splitlines()
+
+
 def test_a_trace_shows_every_attempt_and_what_is_missing_and_fits_a_terminal(app: Flask, delivered: Inbox) -> None:
     result = invoke(app, "trace", "1001")
     lines = result.output.splitlines()
@@ -254,7 +267,7 @@ def test_a_terminal_that_lacks_the_letters_gets_their_numbers(app: Flask, inbox:
 
 def test_a_post_whose_text_was_emptied_says_so(app: Flask, delivered: Inbox) -> None:
     emptied = invoke(app, "purge", "--before", "2099-01-01")
-    assert emptied.stdout == "1 settled items were emptied of their text and attempts.\n"
+    assert emptied.stdout == "1 settled item was emptied of text and attempts.\n"
     assert "Its text is no longer kept." in invoke(app, "inbox", "show", "1", "--payload").output
 
 
@@ -262,14 +275,14 @@ def test_a_parked_item_whose_text_is_no_longer_kept_cannot_be_retried(app: Flask
     park(inbox)
     invoke(app, "purge", "--before", "2099-01-01")
     result = invoke(app, "inbox", "retry", "1")
-    assert result.exit_code == 1 and result.stdout.startswith("0 of 1 put back;")
-    assert "their text is no longer kept" in result.stderr
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "Error: item 1 cannot be sent: nobody can read it, or its text is no longer kept\n"
 
 
 def test_a_list_names_what_each_item_became(app: Flask, inbox: Inbox) -> None:
     deliver(inbox)
     names, row, _ = invoke(app, "inbox", "list", "--state", "delivered").stdout.splitlines()
-    assert names.split() == ["item", "state", "age", "attempts", "became", "post"] and "ticket 1001" in row
+    assert names.split() == ["item", "state", "age", "attempts", "became", "post"] and "ticket #1001" in row
 
 
 def test_purge_keeps_what_was_delivered_on_the_day_or_later(app: Flask, delivered: Inbox) -> None:
@@ -295,13 +308,14 @@ def test_a_long_id_stays_whole_for_whoever_copies_it(app: Flask, inbox: Inbox) -
 
 
 def test_every_parked_post_that_was_readable_can_be_sent_again_at_once(app: Flask, parked: Inbox) -> None:
-    assert invoke(app, "inbox", "retry", "--all").stdout.startswith("1 put back;")
-    assert invoke(app, "inbox", "retry", "--all").exit_code == 0
+    assert invoke(app, "inbox", "retry", "--all").stdout == "Sent again by the running service: 1.\n"
+    again = invoke(app, "inbox", "retry", "--all")
+    assert (again.exit_code, again.stdout) == (0, "Sent again by the running service: no parked item.\n")
 
 
 def test_an_item_named_twice_is_one(app: Flask, parked: Inbox) -> None:
     result = invoke(app, "inbox", "retry", "1", "1")
-    assert (result.exit_code, result.output[:17]) == (0, "1 of 1 put back; ")
+    assert (result.exit_code, len(result.output.splitlines())) == (0, 1)
 
 
 def test_discarding_asks_first_and_is_for_good(runner: FlaskCliRunner, parked: Inbox, database: Database) -> None:
@@ -310,7 +324,7 @@ def test_discarding_asks_first_and_is_for_good(runner: FlaskCliRunner, parked: I
     gone = runner.invoke(args=["inbox", "discard", "1"], input="y\n")
     assert (gone.exit_code, [row[2] for row in rows(database)]) == (0, ["discarded", "parked"])
     again = runner.invoke(args=["inbox", "discard", "1", "--yes"])
-    assert again.exit_code == 1 and "the others are settled: see inbox list --state all" in again.stderr
+    assert (again.exit_code, again.stderr) == (1, "Error: item 1 was given up\n")
 
 
 def test_what_waits_can_be_sent_at_once_or_given_up_unless_it_is_being_sent(app: Flask, database: Database) -> None:
@@ -318,10 +332,10 @@ def test_what_waits_can_be_sent_at_once_or_given_up_unless_it_is_being_sent(app:
     inbox.accept([new_item("e1", "twitter:1"), new_item("e2", "twitter:2")])
     first = settle(inbox, OUTAGE, reason="Zendesk answered 503", item_only=True, retry_after_s=1900.0)
     under_way = claim(inbox).id
-    assert invoke(app, "inbox", "retry", str(first)).stdout.startswith("1 of 1 put back;")
+    assert invoke(app, "inbox", "retry", str(first)).exit_code == 0
     refused = invoke(app, "inbox", "discard", "--yes", str(first), str(under_way))
-    assert (refused.exit_code, refused.stdout) == (1, "1 of 2 discarded.\n")
-    assert f"{under_way} is being sent right now: try again in a moment" in refused.stderr
+    assert (refused.exit_code, refused.stdout) == (1, f"Item {first} is given up.\n")
+    assert refused.stderr == f"Error: item {under_way} is being sent right now: try again in a moment\n"
     assert [row[2] for row in rows(database)] == ["discarded", "pending"]
 
 
@@ -380,7 +394,7 @@ def test_a_test_post_goes_the_whole_way(delivering: Flask, zendesk: FakeZendesk)
     result = invoke(delivering, "send-test")
     [ticket] = zendesk.tickets
     assert result.exit_code == 0 and f"/agent/tickets/{ticket.id}" in result.stdout
-    assert result.stdout.startswith(f"Accepted at {relay_of(delivering).config.public_url}; ticket {ticket.id} after ")
+    assert re.match(rf"Sent: ticket #{ticket.id} after [0-9,]+ ms: http", result.stdout)
     printed = json.loads(invoke(delivering, "send-test", "--json").stdout)
     assert (printed["state"], printed["reference"]) == ("delivered", str(ticket.id + 1))
 
@@ -389,22 +403,23 @@ def test_a_test_post_goes_the_whole_way(delivering: Flask, zendesk: FakeZendesk)
 def test_without_an_address_a_test_post_goes_straight_into_the_inbox(
     changes: dict[str, Any], delivering: Flask, again: NewApp
 ) -> None:
-    assert invoke(again(**changes), "send-test").stdout.startswith("Accepted straight into the inbox; ticket ")
+    result = invoke(again(**changes), "send-test")
+    assert result.stdout.startswith("Sent: ticket #") and result.stdout.endswith(" (straight into the inbox)\n")
 
 
 def test_a_test_post_that_zendesk_refuses_is_said_to_be_parked(delivering: Flask, zendesk: FakeZendesk) -> None:
     zendesk.faults.fail(1, 422, method="POST", path="/api")
     result = invoke(delivering, "send-test", "--json")
     assert (result.exit_code, json.loads(result.stdout)["state"]) == (1, "parked")
-    assert "parked: Zendesk answered 422 RecordInvalid: it names no field" in result.stderr
-    assert "To try again: flask --app app inbox retry 1" in result.stderr
+    assert "Error: Zendesk refused it: Zendesk answered 422 RecordInvalid: it names no field" in result.stderr
+    assert "Once that is mended: flask --app app inbox retry 1" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("closed", "said"),
     [
-        (False, "still waits after 1 s. Does a service run?"),
-        (True, "still waits after 1 s. Zendesk answered 503. Try a"),
+        (False, "It still waits for Zendesk after 1 s. Does a service run?"),
+        (True, "It still waits for Zendesk after 1 s. Zendesk answered 503. Try a"),
     ],
     ids=["nothing delivers", "Zendesk is down"],
 )
@@ -418,7 +433,7 @@ def test_a_test_post_that_waits_says_why(closed: bool, said: str, connected: Fla
 def test_a_test_post_that_the_service_does_not_take_says_so(connected: Flask, again: NewApp, tmp_path: Path) -> None:
     other_token = invoke(again(bearer_tokens=("another-made-up-token",)), "send-test")
     assert other_token.exit_code == 1
-    assert "answered 401 instead of 202. See: flask --app app check" in other_token.stderr
+    assert "answers, but refuses our token. The service there runs with another NOTIF" in other_token.stderr
     elsewhere = again(database_url=f"sqlite:///{tmp_path / 'other.db'}")
     other_database = invoke(elsewhere, "send-test", "--wait", "1")
     assert other_database.exit_code == 1 and "the service there has another DATABASE_URL" in other_database.stderr
@@ -509,7 +524,7 @@ def test_a_test_event_goes_through_the_route_that_is_named(route: str, place: st
     app, slack, _ = everywhere
     result = invoke(app, "send-test", route)
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("Accepted straight into the inbox; message ")
+    assert result.stdout.startswith("Sent: message to Slack ")
     assert len(slack.messages_in(place)) == len(slack.messages) == 1
 
 
@@ -518,7 +533,19 @@ def test_a_test_message_reaches_a_webhook(everywhere: Everywhere) -> None:
     result = invoke(app, "send-test", "webhook")
     [taken] = receiver.taken
     assert taken.type == "khoros.message.sent_to_network" and "This is a test" in taken.json
-    assert result.stdout.startswith(f"Accepted straight into the inbox; webhook {taken.id} after ")
+    assert result.stdout.startswith("Sent: webhook to 127.0.0.1:")
+
+
+def test_two_lines_for_the_same_event_are_tried_once(again: NewApp) -> None:
+    app = again(routes="label A -> zendesk; label B -> zendesk; label A -> slack #x", public_url="")
+    result = invoke(app, "send-test", "all", "--wait", "1", "--json")
+    assert [one["route"] for one in json.loads(result.stdout)] == ["Label A → Zendesk", "Label B → Zendesk"]
+
+
+def test_a_cause_that_several_checks_find_is_explained_once(app: Flask, khoros: FakeKhoros) -> None:
+    khoros.faults.html(9)
+    output = invoke(app, "check").output
+    assert output.count("-> Sign in to Khoros") == 1 and "failed  Khoros subscription: labels: the same" in output
 
 
 def test_all_routes_can_be_tried_at_once(everywhere: Everywhere, zendesk: FakeZendesk) -> None:
@@ -526,7 +553,7 @@ def test_all_routes_can_be_tried_at_once(everywhere: Everywhere, zendesk: FakeZe
     result = invoke(app, "send-test", "all")
     lines = result.stdout.splitlines()
     assert result.exit_code == 0 and len(lines) == 7, result.output
-    assert lines[0].startswith("Label VIP → Slack #social-crisis. Accepted straight into the inbox; message ")
+    assert lines[0].startswith("Label VIP. Sent: message to Slack #social-crisis after ")
     assert (len(slack.messages), len(zendesk.tickets), len(receiver.taken)) == (5, 1, 1)
     printed = json.loads(invoke(app, "send-test", "all", "--json").stdout)
     assert [one["state"] for one in printed] == ["delivered"] * 7
@@ -552,8 +579,8 @@ def test_a_route_that_is_not_there_or_not_clear_is_said_so(route: str, said: str
 def test_a_test_event_that_waits_names_the_reason_of_its_own_destination(again: NewApp) -> None:
     app = again(routes="label A -> zendesk; rule B -> slack #crisis", public_url="")
     move_gate(relay_of(app).inbox, OUTAGE, "Zendesk answered 503")
-    assert "still waits after 1 s. Does a service run?" in invoke(app, "send-test", "rule B", "--wait", "1").stderr
-    assert "still waits after 1 s. Zendesk answered 503." in invoke(app, "send-test", "label A", "--wait", "1").stderr
+    assert "Slack #crisis after 1 s. Does a service run?" in invoke(app, "send-test", "rule B", "--wait", "1").stderr
+    assert "Zendesk after 1 s. Zendesk answered 503." in invoke(app, "send-test", "label A", "--wait", "1").stderr
 
 
 # Delivering by command
@@ -598,7 +625,7 @@ class TestDeliverOnce:
         fill(connected, 25)
         result = invoke(connected, "deliver", "--once")
         assert (result.exit_code, result.stdout, len(zendesk.tickets)) == (0, "Nothing is left to deliver.\n", 25)
-        assert "Delivering 25 posts" in result.stderr and "event=ticket_created" in result.stderr
+        assert result.stderr.count("event=ticket_created") == 25
 
     def test_what_waits_for_a_destination_without_a_route_does_not_hold_it_up(self, connected: Flask) -> None:
         relay_of(connected).inbox.accept([new_item(destination="slack:#old")])
@@ -610,12 +637,6 @@ class TestDeliverOnce:
         refused = Outcome("unauthorised", 0.1, reason="refused before", retry_after_s=60.0)
         inbox.end_check("zendesk", inbox.gate("zendesk")[0], refused)
         assert (invoke(connected, "deliver", "--once").exit_code, len(zendesk.tickets)) == (0, 1)
-
-    def test_a_terminal_shows_a_bar_instead_of_the_log(self, connected: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda self: True, raising=False)
-        fill(connected, 25)
-        result = invoke(connected, "deliver", "--once")
-        assert "100%" in result.stderr and "event=ticket_created" not in result.stderr
 
     def test_parked_items_are_mentioned(self, connected: Flask, zendesk: FakeZendesk) -> None:
         fill(connected, 1)
@@ -631,7 +652,8 @@ class TestDeliverOnce:
         zendesk.faults.outage(503, path="/api")
         result = invoke(connected, "deliver", "--once")
         assert (
-            result.exit_code == 1 and "Error: 1 still wait. Zendesk answered 503 DatabaseDeadlock. Try" in result.stderr
+            result.exit_code == 1
+            and "Error: 1 post waits still. Zendesk answered 503 DatabaseDeadlock. Try" in result.stderr
         )
         assert posted(zendesk) == 0
         zendesk.faults.clear()
@@ -653,21 +675,21 @@ class TestDeliverOnce:
         fill(connected, 1)
         zendesk.faults.outage(403, method="POST", path="/api")
         result = deliver_once(connected, 60)
-        assert result.exit_code == 1 and "1 still wait. Zendesk answered 403 Forbidden" in result.stderr
+        assert result.exit_code == 1 and "1 post waits still. Zendesk answered 403 Forbidden" in result.stderr
         assert posted(zendesk) == 1
 
     def test_what_fails_alone_says_why_when_nothing_moves(self, connected: Flask, zendesk: FakeZendesk) -> None:
         fill(connected, 1)
         zendesk.faults.outage(403, method="POST", path="/api")
         result = deliver_once(connected, 1)
-        assert result.exit_code == 1 and "1 still wait. Zendesk refuses this one post (403" in result.stderr
+        assert result.exit_code == 1 and "1 post waits still. Zendesk refuses this one post (403" in result.stderr
         assert "To give it up: flask --app app inbox discard" in result.stderr
 
     def test_no_progress_ends_it(self, connected: Flask, zendesk: FakeZendesk) -> None:
         fill(connected, 1)
         zendesk.faults.hang(1, 1, method="POST", path="/api")
         result = deliver_once(connected, 0.2)
-        assert result.exit_code == 1 and "1 still wait. To go on: flask --app app deliver --once" in result.stderr
+        assert result.exit_code == 1 and "1 post waits still. To go on: flask --app app deliver --once" in result.stderr
 
 
 @pytest.mark.usefixtures("quiet_signals")

@@ -99,7 +99,7 @@ def test_pause_pauses_and_the_service_leaves_it_so_and_says_it(
     result = run(runner, "pause")
     assert (result.exit_code, khoros.subscriptions[0].status) == (0, "PAUSED")
     assert result.output == (
-        f"Paused {subscribed} (stream-item-label-applied).\n"
+        f"{subscribed} (stream-item-label-applied) is paused.\n"
         "Nothing is delivered from there until: flask --app app subscription resume\n"
     )
     assert state_after_a_restart(config, database) == "paused"
@@ -135,7 +135,7 @@ def test_delete_removes_it_and_it_stays_deleted_over_restarts_until_resumed(
     result = run(runner, "delete", "--yes")
     assert (result.exit_code, khoros.subscriptions) == (0, [])
     assert result.output.startswith(
-        f"Deleted {subscribed} (stream-item-label-applied).\nThe service makes no new one until:"
+        f"{subscribed} (stream-item-label-applied) is deleted.\nThe service makes no new one until:"
     )
     for _ in range(2):
         assert state_after_a_restart(config, database) == "deleted"
@@ -320,11 +320,11 @@ def test_without_an_event_all_are_shown_paused_resumed_and_deleted(many: FlaskCl
     shown = json.loads(run(many, "show", "--json").stdout)
     assert [one["event_name"] for one in shown] == list(QUERIES)
     assert run(many, "show").output.count("\n\n") == 2
-    assert run(many, "pause").output.count("Paused ") == 3
+    assert run(many, "pause").output.count(" is paused.") == 3
     assert khoros_states(khoros) == dict.fromkeys(QUERIES, "PAUSED")
     assert run(many, "resume").output.count("is active again.") == 3
     assert khoros_states(khoros) == dict.fromkeys(QUERIES, "ACTIVE")
-    assert run(many, "delete", "--yes").output.count("Deleted ") == 3
+    assert run(many, "delete", "--yes").output.count(" is deleted.") == 3
     assert khoros.subscriptions == []
 
 
@@ -368,7 +368,7 @@ def test_a_delete_that_ends_half_way_keeps_deleted_what_is_deleted_and_watches_t
 ) -> None:
     khoros.faults.fail(1, 503, method="DELETE", path=f"/v2/events/subscription/{khoros.subscriptions[1].uuid}")
     result = run(many, "delete", "--yes")
-    assert (result.exit_code, result.output.count("Deleted ")) == (1, 1)
+    assert (result.exit_code, result.output.count(" is deleted.")) == (1, 1)
     subscriptions = new_subscriptions(config, database, queries=QUERIES)
     subscriptions.step()
     states = {event_name: status.state for event_name, status in subscriptions.statuses().items()}

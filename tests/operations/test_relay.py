@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from conftest import events, fields_of, new_item, new_settings, relay_of
 from flask import Flask
 
 from app import Settings
+from background import Loop
 from events import LABEL_APPLIED, RULE_APPLIED
-from inbox.database import Database
-from operations.relay import STOP_S, Relay
+from inbox.database import Database, DatabaseUnavailable
+from khoros.subscription import FAILED, STARTING
+from operations.relay import PAUSE_S, STOP_S, Relay
 
 pytestmark = pytest.mark.usefixtures("clean_log")
 
@@ -97,6 +103,89 @@ def fault_of(relay: Relay) -> str:
     health = relay.health()
     assert health
     return health.fault
+
+
+# Where no background work can run
+
+
+class Drained:
+    """In place of a delivery: what waits for it each time that it is told to deliver."""
+
+    def __init__(self, relay: Relay) -> None:
+        self.relay, self.waiting = relay, list[int]()
+        relay.deliveries = {"zendesk": self}  # type: ignore[dict-item]
+
+    def drain(self, ends_at: float) -> None:
+        assert 9 < ends_at - time.monotonic() <= 10
+        self.waiting.append(self.relay.inbox.counts().pending)
+
+
+def test_a_tick_does_once_what_the_loops_do_and_leaves_no_thread(new_relay: NewRelay) -> None:
+    relay, before = new_relay(), set(threading.enumerate())
+    drained = Drained(relay)
+    relay.tick(10, deliver_only=True)
+    assert len(drained.waiting) == 2 and states(relay) == {STARTING}
+    relay.tick(10)
+    assert len(drained.waiting) == 4 and states(relay) == {FAILED}
+    assert set(threading.enumerate()) <= before
+
+
+def states(relay: Relay) -> set[str]:
+    return {status.state for status in relay.subscriptions.statuses().values()}
+
+
+def test_a_tick_delivers_what_it_fetches(new_relay: NewRelay) -> None:
+    relay, steps = new_relay(), [0.0, 60.0]  # as after the first upsert: the next step is due at once
+    drained = Drained(relay)
+
+    def fetch() -> float:
+        if len(steps) == 1:
+            relay.inbox.accept([new_item("e1", "p:1")])
+        return steps.pop(0)
+
+    relay.subscriptions.loop = Loop("subscriptions", fetch)
+    relay.tick(10)
+    assert steps == [] and drained.waiting[1:] == [1]
+
+
+def test_one_tick_at_a_time_is_asked_for(new_relay: NewRelay) -> None:
+    relay, asked = new_relay(), list[bool]()
+    Drained(relay)
+    assert relay.needs_tick()
+
+    def ask() -> float:
+        asked.append(relay.needs_tick())
+        return 60.0
+
+    relay.subscriptions.loop = Loop("subscriptions", ask)
+    relay.tick(10)
+    assert asked == [False] and relay.needs_tick() and not relay.needs_tick()
+
+
+def test_after_a_pause_no_connection_of_before_is_used(new_relay: NewRelay, monkeypatch: pytest.MonkeyPatch) -> None:
+    relay, made = new_relay(), []
+    monkeypatch.setattr(relay.inbox, "reconnect", lambda: made.append(1))
+    for _ in range(2):
+        relay.resume()
+    assert len(made) == 1
+    for used_at in (time.time() - PAUSE_S, time.time() + 60):  # or the clock was set back
+        relay.used_at = used_at
+        relay.resume()
+    assert len(made) == 3
+
+
+def test_a_connection_that_died_in_a_pause_is_not_used(new_relay: NewRelay, emptied: Callable[[], str]) -> None:
+    url = emptied()
+    relay = new_relay(database_url=url)
+    for pause_s in (0.0, PAUSE_S):
+        relay.resume()
+        relay.inbox.now()
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        relay.used_at -= pause_s
+        relay.resume()
+        with nullcontext() if pause_s else pytest.raises(DatabaseUnavailable):
+            relay.inbox.now()
 
 
 # Several destinations

@@ -58,7 +58,7 @@ def retention(inbox: Inbox, facts: Facts, database: Database, webhook: list[str]
         return Answer(200)
 
     config = new_config(alert_url="https://hooks.example/made-up")
-    alerts = Alerts(config, facts, partial(look, database), post)
+    alerts = Alerts(config, facts, Records(database), partial(look, database), post)
     return Retention(inbox, Unrouted(database), alerts, 30 * DAY_S)
 
 
@@ -174,7 +174,7 @@ def test_a_purge_that_failed_is_tried_again_at_the_next_step(
 def test_with_no_days_to_keep_an_item_is_emptied_within_the_hour(
     inbox: Inbox, facts: Facts, database: Database, records: Records, clock: Clock
 ) -> None:
-    alerts = Alerts(new_config(), facts, partial(look, database))
+    alerts = Alerts(new_config(), facts, Records(database), partial(look, database))
     retention = Retention(inbox, Unrouted(database), alerts, 0.0)
     retention.step()
     deliver(inbox, "e1", "p:1")
