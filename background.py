@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import log
@@ -41,6 +42,11 @@ class Loop:
         except Exception as error:
             log.error(f"{self._name}_broken", error=log.where(error))
             return FAULT_PAUSE_S
+
+    def run_due(self, ends_at: float) -> None:
+        """Makes the steps that are due now, in the caller's thread; after `ends_at`, by time.monotonic, none more."""
+        while not self.make_step() and time.monotonic() < ends_at:
+            pass
 
     def _run(self) -> None:
         while not self._stopping:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 
 import pytest
@@ -68,3 +69,15 @@ def test_a_database_that_fails_is_asked_again_soon() -> None:
 
 def test_a_step_says_when_the_next_one_comes() -> None:
     assert Loop("work", lambda: 7.5).make_step() == 7.5
+
+
+def test_without_a_thread_the_steps_that_are_due_are_made_until_one_must_wait() -> None:
+    waits = [0.0, 0.0, 5.0, 0.0]
+    Loop("work", lambda: waits.pop(0)).run_due(math.inf)
+    assert waits == [0.0]
+
+
+def test_without_a_thread_one_step_is_made_when_the_time_is_over() -> None:
+    waits = [0.0, 0.0]
+    Loop("work", lambda: waits.pop(0)).run_due(-math.inf)
+    assert waits == [0.0]
