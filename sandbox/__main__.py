@@ -17,9 +17,11 @@ from pathlib import Path
 
 import requests
 
-from sandbox.demo import CHANNEL, RULE, DemoPage
+from sandbox.buttons import ANN, CHANNEL, CRISIS, RULE
+from sandbox.demo import DemoPage
 from sandbox.khoros import FakeKhoros
-from sandbox.loglines import is_health_check
+from sandbox.loglines import is_noise
+from sandbox.posts import network_of
 from sandbox.receiver import HOOK_PATH, FakeReceiver
 from sandbox.relay import Relay, RelayFailed, free_port
 from sandbox.server import Server
@@ -29,8 +31,8 @@ from sandbox.zendesk import FakeZendesk
 LABEL = "CreateCase"
 ROUTES = """
 label CreateCase -> slack #{channel}
-rule {rule} -> slack #social-crisis
-published -> slack ann@acme.example
+rule {rule} -> slack #{crisis}
+published -> slack {ann}
 sent FACEBOOK -> webhook {hook}
 """  # beside the label of SPREDFAST_LABEL_NAME, which leads to Zendesk
 EVENTS = 4  # event names that the relay subscribes to
@@ -66,6 +68,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     try:
+        say("Starting the relay between a simulated Khoros, Zendesk, Slack and webhook receiver …")
         with ExitStack() as stack:
             demo = start(stack, any_port=once, echo=None if once else print_log_line)
             return run_once(demo, stopped) if once else run(demo, stopped)
@@ -91,7 +94,7 @@ def start(stack: ExitStack, *, any_port: bool, echo: Callable[[str], None] | Non
     relay = Relay(env={}, port=0 if any_port else free_port(8000), echo=echo)
     relay.env = {
         **settings(khoros, zendesk, inbox.url, tickets.url, relay.url, folder),
-        "ROUTES": ROUTES.format(channel=CHANNEL, rule=RULE, hook=hooks.url + HOOK_PATH),
+        "ROUTES": ROUTES.format(channel=CHANNEL, crisis=CRISIS, rule=RULE, ann=ANN, hook=hooks.url + HOOK_PATH),
         "SLACK_API_URL": f"{channels.url}/api",
         "SLACK_BOT_TOKEN": slack.bot_token,
         "WEBHOOK_SECRET": receiver.secret,
@@ -100,12 +103,12 @@ def start(stack: ExitStack, *, any_port: bool, echo: Callable[[str], None] | Non
     page = DemoPage(khoros, zendesk, slack, receiver, relay)
     stack.callback(page.close)
     shown = stack.enter_context(Server(page.app, 0 if any_port else free_port(8080)))
-    if echo:
-        echo(f"\n==> Open {shown.url} in a browser. <==\n")
-        echo(f"Each part alone: inbox {inbox.url}, tickets {tickets.url}, Slack {channels.url}, webhooks {hooks.url},")
-        echo(f"relay {relay.url}.")
-        echo("Ctrl-C stops the demo. The relay's log:\n")
     relay.start().wait_ready()
+    if echo:
+        say(f"\n  Open  {shown.url}\n")
+        say(f"  Each part alone: Khoros {inbox.url}, Zendesk {tickets.url}, Slack {channels.url},")
+        say(f"  webhooks {hooks.url}, the relay {relay.url}")
+        say("  Ctrl-C ends the demo. The relay's log follows.\n")
     return Demo(khoros, zendesk, slack, receiver, relay, page, shown.url)
 
 
@@ -186,18 +189,15 @@ def report(demo: Demo, labelled: dict[str, float]) -> int:
     """Prints the ticket of each post, and totals. Returns 0 when every post has exactly one ticket and one message in
     Slack, and the webhook has come."""
     made = {post_id: [t for t in demo.zendesk.tickets if t.external_id == post_id] for post_id in labelled}
-    width = max(map(len, labelled))
-    say(f"{'post':{width}}  {'ticket':6}  {'after':>7}  subject")
     for post_id, tickets in made.items():
-        for ticket in tickets:
-            took_ms = (ticket.created_at - labelled[post_id]) * 1000
-            say(f"{post_id:{width}}  #{ticket.id:<5}  {took_ms:4.0f} ms  {ticket.subject[:60]}")
-        if not tickets:
-            say(f"{post_id:{width}}  none")
+        whose = f"{demo.khoros.posts[post_id]['author']}'s post on {network_of(post_id)}"
+        took = [f"ticket #{one.id} in {(one.created_at - labelled[post_id]) * 1000:.0f} ms" for one in tickets]
+        say(f"  {whose:36} → {', '.join(took) or 'no ticket'}")
     lost = sum(not tickets for tickets in made.values())
     twice = sum(len(tickets) > 1 for tickets in made.values())
     say(f"\n{len(labelled)} posts labelled, {len(demo.zendesk.tickets)} tickets, {lost} lost, {twice} twice")
     messages, webhooks = len(demo.slack.messages_in(CHANNEL)), len(demo.receiver.taken)
+    say("(Khoros sent the event of the first post twice.)")
     say(f"Slack #{CHANNEL}: {messages} messages")
     say(f"Webhook: {webhooks} of 1 received, signature verified")
     return 0 if not lost and not twice and messages == len(labelled) and webhooks == 1 else 1
@@ -208,8 +208,8 @@ def say(line: str) -> None:
 
 
 def print_log_line(line: str) -> None:
-    """Prints a line of the relay's log, but not the requests for /health and /metrics that the demo's page makes."""
-    if not is_health_check(line):
+    """Prints a line of the relay's log, without the server's own lines."""
+    if not is_noise(line):
         say(line)
 
 

@@ -34,7 +34,7 @@ from sandbox.calls import Call, Recorder
 from sandbox.faults import Faults, control
 from sandbox.messages import account_data, label_sets_of, new_message, result_of, rule_data
 from sandbox.pages import ago, is_api, portrait, protect, refuse_strangers
-from sandbox.posts import OTHER_LABELS, network_of, new_post, posts_at
+from sandbox.posts import OTHER_LABELS, as_delivered, network_of, new_post, posts_at
 
 LABEL_APPLIED, RULE_APPLIED = "stream-item-label-applied", "rule-applied"
 PUBLISHED, SENT, NEEDS_APPROVAL = "message-published", "message-sent-to-network", "message-needs-approval"
@@ -291,7 +291,8 @@ class FakeKhoros:
 
     def _shown(self, post_id: str) -> dict[str, Any]:
         """A post as events show it."""
-        return self._posts[post_id] if self.labels_in_events else {**self._posts[post_id], "labels": []}
+        post = as_delivered(self._posts[post_id])
+        return post if self.labels_in_events else {**post, "labels": []}
 
     def _tell(self, event_name: str, service: str, text: str, status: str, more: dict[str, Any]) -> list[str]:
         """Makes a message, or takes an earlier one a step further, and the event about it."""

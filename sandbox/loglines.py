@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 _PAIR = re.compile(r'([\w.]+)=("(?:[^"\\]|\\.)*"|\S*)')
+_NOISE = re.compile(r"at=info event=(message logger=gunicorn|request .*\bpath=/(health|metrics|static/\S*) )")
 
 
 class LogLine(NamedTuple):
@@ -27,9 +28,10 @@ def read_line(number: int, line: str) -> LogLine:
     return LogLine(number, known["at"], known["event"], rest)
 
 
-def is_health_check(line: str) -> bool:
-    """Whether the line is about a request for /health or /metrics, which the demo's page makes all the time."""
-    return "event=request " in line and ("path=/health " in line or "path=/metrics " in line)
+def is_noise(line: str) -> bool:
+    """Whether the line tells nothing about a post: the server's own lines, and requests for static files, /health and
+    /metrics, which open pages make all the time."""
+    return _NOISE.match(line) is not None
 
 
 def _unquoted(value: str) -> str:

@@ -9,7 +9,7 @@ from sandbox.receiver import FakeReceiver, new_secret
 from sandbox.slack import FakeSlack
 from sandbox.zendesk import FakeZendesk
 
-HEALTHY = "healthy"
+HEALTHY, DOWN = "healthy", "down"
 SLOW_S = 1.5
 CALLS_PER_WINDOW = 20
 NO_LOGIN = {"error": "invalid_client", "error_description": "Client authentication failed"}
@@ -55,7 +55,7 @@ def zendesk_switch(zendesk: FakeZendesk) -> Switch:
         Mode(HEALTHY, "Zendesk answers at once."),
         Mode("slow", f"Every answer takes {SLOW_S:g} seconds.", lambda: setattr(zendesk, "latency_s", SLOW_S)),
         Mode("rate limited", limit, lambda: zendesk.set_rate(CALLS_PER_WINDOW)),
-        Mode("down", "Zendesk answers 503 to everything.", lambda: zendesk.faults.outage(503)),
+        Mode(DOWN, "Zendesk answers 503 to everything.", lambda: zendesk.faults.outage(503)),
         Mode("refusing logins", "Zendesk refuses the relay's credentials.", refuse_logins),
     )
     return Switch(modes, heal)
@@ -73,7 +73,7 @@ def slack_switch(slack: FakeSlack, channel: str) -> Switch:
     modes = (
         Mode(HEALTHY, "Slack takes one message a second for each channel."),
         Mode("slow", f"Every answer takes {SLOW_S:g} seconds.", lambda: setattr(slack, "latency_s", SLOW_S)),
-        Mode("down", "Slack answers 503 to everything.", lambda: slack.faults.outage(503)),
+        Mode(DOWN, "Slack answers 503 to everything.", lambda: slack.faults.outage(503)),
         Mode("archived", archived, lambda: slack.add_channel(channel, archived=True)),
         Mode(
             "token revoked",
@@ -94,7 +94,7 @@ def webhook_switch(receiver: FakeReceiver) -> Switch:
 
     modes = (
         Mode(HEALTHY, "The receiver verifies each signature."),
-        Mode("down", "It answers 503 to everything.", lambda: receiver.faults.outage(503)),
+        Mode(DOWN, "It answers 503 to everything.", lambda: receiver.faults.outage(503)),
         Mode(
             "other secret",
             "It knows another secret, so no signature fits.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from html import escape
 from typing import Any
 
 NETWORKS = {
@@ -39,6 +40,8 @@ class _Draft:
     in_reply_to: str | None = None
     reposted_from: str | None = None
     note: str | None = None
+    parent_post: str | None = None  # a comment's
+    content_type: str = "post"
 
 
 _DRAFTS = [
@@ -51,10 +54,11 @@ _DRAFTS = [
            "The warranty page only shows an error.\n\nWho do I contact about a replacement?"),
     _Draft("twitter", "1861028822100041774", "Dev Raman", "dev_raman", 962, 24,
            "@AcmeCoffee thanks, but the link you sent leads to a 404 as well…",
-           in_reply_to="https://x.example/AcmeCoffee/status/1861027011000419840"),
+           in_reply_to="twitter:1861027011000419840"),
     _Draft("youtube", "UgzK3-f0Lx9aVt2mB4B4AaABAg", "Kettle & Crumb", "kettleandcrumb", 58200, 41,
            "Great video! One question about step 3: is it 18 g **in** and 36 g **out**, or <18 & >36? "
-           "The # in your recipe_card isn't clear to me *at all*"),
+           "The # in your recipe_card isn't clear to me *at all*",
+           parent_post="youtube:dQ8w9AcmeV60", content_type="comment"),
     _Draft("linkedin", "7267001834455667712", "Ines Moreau", "ines-moreau", 4120, 65,
            "We ordered 40 gift boxes for our Lyon office. Delivery was promised for Tuesday, "
            "tracking has not moved since Friday. Could your business team get in touch?",
@@ -63,8 +67,8 @@ _DRAFTS = [
            "POV: your Acme pod machine decides it is a fountain ⛲️😂 "
            "is this covered by warranty or do I just get a mop"),
     _Draft("twitter", "1861015500000920061", "Oat Milk Ultras", "oatultras", 7754, 130,
-           "This. Same thing in Leeds, the loyalty points vanished after the update.",
-           reposted_from="https://x.example/priyacodes/status/1861012345678901248"),
+           "This. Same thing in Leeds, points & vouchers vanished after the update.",
+           reposted_from="twitter:1861012345678901248"),
     _Draft("facebook", "104477_990101822", "Rui Takahashi", "rui.takahashi", 88, 204,
            "Lovely service in the Harbour Street shop today, the new barista deserves a raise 💚", labels=("Praise",)),
 ]  # fmt: skip
@@ -117,19 +121,26 @@ def _stream_item(draft: _Draft, posted_at: float) -> dict[str, Any]:
         "link": _SITES[draft.network].format(name=draft.screen_name, id=draft.id),
         "author": draft.author,
         "authorIcon": f"https://img.example/{draft.network}/{draft.screen_name}.png",
-        "authorId": f"{draft.network}:{hash_of(draft.screen_name)}",
+        "authorId": str(hash_of(draft.screen_name)),
         "authorLink": f"https://{draft.network}.example/{draft.screen_name}",
         "authorScreenName": draft.screen_name,
         "initiativeIds": [301],
-        "contentType": "post",
+        "contentType": draft.content_type,
         "createdDate": created,
         "followerCount": str(draft.followers),
         "labels": list(draft.labels),
         "notes": [note] if draft.note else [],
         "inReplyTo": draft.in_reply_to,
         "repostedFrom": draft.reposted_from,
-        "parentPost": None,
+        "parentPost": draft.parent_post,
     }
+
+
+def as_delivered(post: dict[str, Any]) -> dict[str, Any]:
+    """A post as events show it: X's own API writes three signs as HTML entities, and Khoros passes them on."""
+    if network_of(post["entityId"]) != "X" or not isinstance(post["text"], str):
+        return post
+    return {**post, "text": escape(post["text"], quote=False)}
 
 
 def hash_of(text: str) -> int:

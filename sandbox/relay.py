@@ -35,8 +35,8 @@ class Relay:
     """`gunicorn 'app:create_app()'` in `cwd`, on loopback, with the variables in `env` and none of this process's own.
 
     Nothing runs before `start()`. The port stays the same after a restart. Every line that it writes, since the first
-    start, is in `output` and goes to `echo`. `launcher` is a command that starts the rest of its words. A `with` block
-    starts the relay and kills it at the end.
+    start, is in `output` and goes to `echo`. `launcher` is a command that starts the rest of its words, and gets the
+    open files `pass_fds`. A `with` block starts the relay and kills it at the end.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Relay:
         cwd: Path | str = ROOT,
         workers: int = 1,
         launcher: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
         echo: Callable[[str], None] | None = None,
     ) -> None:
         self.env = dict(env)
@@ -54,6 +55,7 @@ class Relay:
         self.url = f"http://127.0.0.1:{self.port}"
         self.output: list[str] = []
         self._cwd, self._workers, self._launcher, self._echo = Path(cwd), workers, launcher, echo
+        self._pass_fds = pass_fds
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._wrote = threading.Condition()
@@ -77,6 +79,7 @@ class Relay:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=self._pass_fds,
             encoding="utf-8",
             errors="replace",
         )
@@ -90,8 +93,9 @@ class Relay:
 
     @property
     def pids(self) -> list[int]:
-        """The process ids: gunicorn's master first, then its workers. Empty when it does not run."""
-        if self._process is None:
+        """The process ids: gunicorn's master first, then its workers. Empty when it does not run, and where the system
+        has no /proc (macOS)."""
+        if self._process is None or not os.path.isdir("/proc"):
             return []
         members = [
             int(entry) for entry in os.listdir("/proc") if entry.isdigit() and _group(int(entry)) == self._process.pid

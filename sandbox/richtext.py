@@ -6,7 +6,7 @@ from html import escape
 from html.parser import HTMLParser
 from urllib.parse import urlsplit
 
-KEPT = {"a", "b", "blockquote", "br", "code", "em", "hr", "i", "li", "ol", "p", "pre", "strong", "u", "ul"}
+KEPT = {"a", "b", "blockquote", "br", "code", "em", "hr", "i", "li", "ol", "p", "pre", "small", "strong", "u", "ul"}
 EMPTY = {"br", "hr"}
 HIDDEN = {"script", "style", "title", "template"}
 BLOCKS = {"p", "div", "li", "br", "hr", "blockquote", "pre", "ul", "ol"}
@@ -28,7 +28,8 @@ class _Reader(HTMLParser):
         if tag not in KEPT or self._hidden or (tag == "a" and _scheme(href) not in ("http", "https")):
             return
         link = f'<a href="{escape(href)}" rel="noopener noreferrer" target="_blank">'
-        self.html.append(link if tag == "a" else f"<{tag}>")
+        way = ' dir="auto"' if dict(attrs).get("dir") == "auto" else ""
+        self.html.append(link if tag == "a" else f"<{tag}{way}>")
         if tag not in EMPTY:
             self._open.append(tag)
 

@@ -16,14 +16,15 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import Flask, Response, g, jsonify, render_template, request
+from flask import Flask, Response, abort, g, jsonify, redirect, render_template, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as AnyResponse
 
 from sandbox.calls import Call, Recorder
 from sandbox.faults import Faults, control
-from sandbox.pages import ago, is_api, protect, refuse_strangers
+from sandbox.pages import ago, is_api, portrait, protect, refuse_strangers
 from sandbox.richtext import safe_html
-from sandbox.zendesk_rules import missing_fields, refusals
+from sandbox.zendesk_rules import STATUSES, missing_fields, refusals, split_tags
 from sandbox.zendesk_state import (
     AGENT_ID,
     TOKEN_LIFE_RANGE_S,
@@ -39,6 +40,7 @@ from sandbox.zendesk_state import (
     iso,
     new_comment,
 )
+from sandbox.zendesk_users import FakeUser, Users, user_refusals
 
 PER_PAGE = 100
 FIRST_TICKET_ID = 1001
@@ -70,6 +72,7 @@ class FakeZendesk:
     with an empty `user_email` nobody with an API token. The page links to `inbox_page_url`. The limit counts in
     windows of `window_s`. `required_fields` are the custom fields that each ticket needs, by id, with their kind
     (FieldTagger …). `client_scopes` are those that the OAuth client may have; None means any, even misspelt ones.
+    `may_manage_users` is the agent's right to make end users.
     """
 
     def __init__(
@@ -90,12 +93,14 @@ class FakeZendesk:
         self.latency_s, self.inbox_page_url = latency_s, inbox_page_url
         self.required_fields: dict[int, str] = {}
         self.client_scopes: set[str] | None = None
+        self.may_manage_users = True
         self.faults = Faults(lambda status: _ERRORS.get(status, {"error": "Error", "description": f"Status {status}"}))
         self._clock = clock
         self._lock = threading.RLock()
         self._tickets: dict[int, FakeTicket] = {}
         self._made = 0  # tickets ever
         self._comments_made = 0
+        self._users = Users(clock)
         self._tokens, self._keys = Tokens(clock), IdempotencyKeys(clock)
         self._window_s = window_s
         self._window = RateWindow(rate_per_minute, clock, window_s)
@@ -120,6 +125,31 @@ class FakeZendesk:
         """One ticket as it is now. Raises KeyError for an unknown ticket."""
         with self._lock:
             return self._tickets[ticket_id]
+
+    @property
+    def users(self) -> list[FakeUser]:
+        """All end users, oldest first."""
+        with self._lock:
+            return self._users.all
+
+    def suspend_user(self, user_id: int) -> None:
+        """From now on no ticket can be made for this end user. Raises KeyError for an unknown one."""
+        with self._lock:
+            self._users.suspend(user_id)
+
+    def delete_user(self, user_id: int) -> None:
+        """Raises KeyError for an unknown end user."""
+        with self._lock:
+            self._users.delete(user_id)
+
+    def set_status(self, ticket_id: int, status: str) -> None:
+        """Does what an agent does on the page. Raises KeyError for an unknown ticket, ValueError for an unknown status
+        and for a closed ticket."""
+        with self._lock:
+            ticket = self._tickets[ticket_id]
+            if ticket.status == "closed" or status not in STATUSES:
+                raise ValueError(f"a ticket that is {ticket.status} cannot become {status}")
+            self._tickets[ticket_id] = replace(ticket, status=status, updated_at=self._clock())
 
     def close_ticket(self, ticket_id: int) -> None:
         """Closes a ticket: from now on it refuses updates, and follow-ups are possible."""
@@ -168,12 +198,14 @@ class FakeZendesk:
             ("PUT", "/api/v2/tickets/<int:ticket_id>/tags", "tickets:write", self._add_tags),
             ("GET", "/api/v2/tickets/<int:ticket_id>/comments", "tickets:read", self._list_comments),
             ("GET", "/api/v2/users/me", "users:read", self._show_me),
+            ("POST", "/api/v2/users/create_or_update", "users:write", self._create_or_update_user),
         ]
         for method, path, scope, view in api:
             app.add_url_rule(path, f"{method} {path}", self._api_view(scope, view), methods=[method])
         app.add_url_rule("/oauth/tokens", "token", self._issue_token, methods=["POST"])
         app.add_url_rule("/", "tickets", self._page)
         app.add_url_rule("/agent/tickets/<int:ticket_id>", "ticket", self._page)
+        app.add_url_rule("/agent/tickets/<int:ticket_id>/status", "status", self._change_status, methods=["POST"])
         app.add_url_rule("/_sandbox/rate", "rate", self._set_rate_over_http, methods=["POST"])
         app.add_url_rule("/_sandbox/latency", "latency", self._set_latency_over_http, methods=["POST"])
         app.register_blueprint(control(self.faults, self.state))
@@ -254,7 +286,7 @@ class FakeZendesk:
             ticket,
             subject=sent.get("subject", ticket.subject),
             status=sent.get("status", ticket.status),
-            tags=sent.get("tags", ticket.tags),
+            tags=split_tags(sent["tags"]) if "tags" in sent else ticket.tags,
             priority=sent.get("priority", ticket.priority),
             fields={**ticket.fields, **{name: value for name, value in sent.items() if name != "comment"}},
             comments=comments,
@@ -269,13 +301,15 @@ class FakeZendesk:
         tags = sent.get("tags") if isinstance(sent, dict) else None
         if not isinstance(tags, list) or refusals({"tags": tags}, creating=False):
             raise _invalid({"tags": [{"description": "Tags: must be a list of words", "error": "InvalidValue"}]})
-        both = list(dict.fromkeys([*ticket.tags, *tags]))
+        both = list(dict.fromkeys([*ticket.tags, *split_tags(tags)]))
         self._tickets[ticket_id] = replace(ticket, tags=both, updated_at=self._clock())
         return jsonify(tags=both)
 
     def _show_many(self) -> Response:
         """Up to 100 tickets by their ids or external ids, archived or not."""
         ids, external_ids = (request.args.get(name, "").split(",") for name in ("ids", "external_ids"))
+        if ids == external_ids == [""]:
+            raise _Refused(400)
         found = [t for t in self._tickets.values() if str(t.id) in ids or t.external_id in external_ids]
         shown = [ticket.as_json(_base()) for ticket in found[:PER_PAGE]]
         return jsonify(tickets=shown, count=len(found), next_page=None, previous_page=None)
@@ -314,6 +348,24 @@ class FakeZendesk:
         url, email = f"{_base()}/api/v2/users/{AGENT_ID}.json", self.user_email or "relay@acme.example"
         user = {"id": AGENT_ID, "url": url, "name": "Relay Service", "email": email, "role": "agent"}
         return jsonify(user={**user, "active": True, "suspended": False})
+
+    def _create_or_update_user(self) -> Response:
+        if not self.may_manage_users:
+            raise _Refused(403)
+        sent = self._read_json()
+        if not isinstance(sent, dict) or set(sent) != {"user"}:
+            raise _invalid(
+                {"user": [{"description": 'User: the body must be {"user": {...}}', "error": "InvalidValue"}]}
+            )
+        if details := user_refusals(sent["user"]):
+            raise _invalid(details)
+        if wait_s := self._users.take(sent["user"].get("external_id") or ""):
+            raise _Refused(429, **{"Retry-After": str(wait_s)})
+        user, new = self._users.create_or_update(sent["user"])
+        response = jsonify(user=user.as_json(_base()))
+        response.status_code = 201 if new else 200
+        response.headers["Location"] = f"{_base()}/api/v2/users/{user.id}.json"
+        return response
 
     def _issue_token(self) -> Response:
         wanted = request.get_json(silent=True)
@@ -375,11 +427,20 @@ class FakeZendesk:
             raise _invalid(details)
         if creating and (details := missing_fields(ticket, self.required_fields)):
             raise _invalid(details)
+        if "requester_id" in ticket:
+            self._check_requester(ticket["requester_id"])
         source = self._tickets.get(ticket.get("via_followup_source_id", 0))
         if "via_followup_source_id" in ticket and (source is None or source.status != "closed"):
             said = "Via followup source: must be a closed ticket"
             raise _invalid({"via_followup_source_id": [{"description": said, "error": "InvalidValue"}]})
         return dict(ticket)
+
+    def _check_requester(self, user_id: int) -> None:
+        user = self._users.get(user_id)
+        if user is None or user.suspended:
+            error = "UserSuspended" if user else "InvalidValue"
+            said = f"Requester: {user.name} is suspended." if user else "Requester: is invalid"
+            raise _invalid({"requester": [{"description": said, "error": error}]})
 
     def _store(self, sent: dict[str, Any]) -> FakeTicket:
         now = self._clock()
@@ -389,7 +450,7 @@ class FakeZendesk:
             external_id=sent["external_id"],
             subject=sent.get("subject") or comment.plain_body[:150],
             status=sent.get("status", "new"),
-            tags=sent.get("tags", []),
+            tags=split_tags(sent.get("tags", [])),
             priority=sent.get("priority"),
             fields=sent,
             comments=[comment],
@@ -415,6 +476,9 @@ class FakeZendesk:
             "ticket_count": len(tickets),
             "opened": opened,
             "missing": ticket_id is not None and opened is None,
+            "requester_of": lambda ticket: self._users.get(ticket.fields.get("requester_id", AGENT_ID)),
+            "statuses": STATUSES[1:],  # an agent can make none new again
+            "portrait": portrait,
             "safe": safe_html,
             "iso": iso,
             "since": lambda at: ago(self._clock() - at),
@@ -424,6 +488,15 @@ class FakeZendesk:
         view = self.desk_view(ticket_id)
         page = render_template("zendesk.html", **view, inbox_page_url=self.inbox_page_url)
         return page, 404 if view["missing"] else 200
+
+    def _change_status(self, ticket_id: int) -> AnyResponse:
+        try:
+            self.set_status(ticket_id, request.form.get("status", ""))
+        except KeyError:
+            abort(404)
+        except ValueError as error:
+            abort(422, str(error))
+        return redirect(f"/agent/tickets/{ticket_id}", 303)
 
     def _set_rate_over_http(self) -> Response:
         wish = request.get_json(silent=True)

@@ -71,7 +71,15 @@ function stopped(is) {
 
 async function goOn() {
   if (!document.hidden) await refresh();
+  pressAlone();
   setTimeout(goOn, every);
+}
+
+// Presses a button that the page presses by itself: once, and when there was time to see it.
+let alone = 0;
+function pressAlone() {
+  const form = document.querySelector("form[data-alone]");
+  if (form && !document.hidden && !alone) alone = setTimeout(() => form.isConnected && form.requestSubmit(), 1200);
 }
 
 document.addEventListener("submit", async (event) => {

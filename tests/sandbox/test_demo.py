@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,9 +15,11 @@ from conftest import Clock, wait_for
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from sandbox.demo import BURST, RECALL, RULE, DemoPage, Health, Place, story
+from sandbox.buttons import BURST, RECALL, RULE
+from sandbox.demo import DemoPage
+from sandbox.health import Counts, Health, Place, story
 from sandbox.khoros import FakeKhoros
-from sandbox.loglines import LogLine, is_health_check, read_line
+from sandbox.loglines import LogLine, is_noise, read_line
 from sandbox.modes import CALLS_PER_WINDOW, Switch, slack_switch, webhook_switch, zendesk_switch
 from sandbox.pages import portrait
 from sandbox.receiver import FakeReceiver
@@ -28,26 +33,22 @@ HEALTH = {
     "subscriptions": {"rule-applied": {"state": "subscribed", "polling": "ok"}},
     "zendesk": {"state": "outage", "held_s": 2.4, "pending": 2, "parked": 1, "oldest_pending_s": 7.0},
     "slack:#social-care": {"state": "open", "held_s": 0.0, "pending": 1, "parked": 0, "oldest_pending_s": 1.0},
-    "pending": 3,
-    "parked": 1,
 }
 STAND_IN = """
 import os
 def create_app():
     print('at=info event=started reason="<b>well</b>"', flush=True)
-    for path in ("/health", "/metrics"):
-        print(f'at=info event=request method=GET path={path} status=200', flush=True)
+    print('at=info event=request method=GET path=/static/fresh.js status=200', flush=True)
     def app(environ, start_response):
-        body = os.environ["METRICS" if environ["PATH_INFO"] == "/metrics" else "HEALTH"].encode()
+        body = os.environ["HEALTH"].encode()
         start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
         return [body]
     return app
 """
-METRICS = "# TYPE relay_delivered_total counter\nrelay_delivered_total 410.0\n"
 EVIL = "<script>alert(1)</script>"
 BUTTONS = (
     "/inbox/label", "/inbox/repeat", "/inbox/burst", "/inbox/twice", "/inbox/rule", "/inbox/publish", "/inbox/send",
-    "/_sandbox/switch", "/_sandbox/refuse", "/_sandbox/relay/kill", "/_sandbox/relay/start",
+    "/_sandbox/switch", "/_sandbox/refuse", "/_sandbox/relay/kill", "/_sandbox/relay/start", "/agent/tickets/1/status",
 )  # fmt: skip
 
 
@@ -55,7 +56,14 @@ BUTTONS = (
 def relay(tmp_path: Path) -> Iterator[Relay]:
     """A process in the relay's place, that has not started."""
     (tmp_path / "app.py").write_text(STAND_IN)
-    relay = Relay(env={"HEALTH": json.dumps(HEALTH), "METRICS": METRICS}, cwd=tmp_path)
+    with closing(sqlite3.connect(tmp_path / "relay.db")) as database:
+        database.execute("CREATE TABLE items (subject_id, state)")
+        rows = [*[(f"x:{n % 3}", "pending") for n in range(5)], ("x:9", "parked"), *[("x:8", "delivered")] * 4]
+        database.executemany("INSERT INTO items VALUES (?, ?)", rows)
+        database.commit()
+    relay = Relay(
+        env={"HEALTH": json.dumps(HEALTH), "DATABASE_URL": f"sqlite:///{tmp_path / 'relay.db'}"}, cwd=tmp_path
+    )
     yield relay
     relay.kill()
 
@@ -113,21 +121,29 @@ def test_a_ticket_that_does_not_exist_is_said_to_be_missing(client: FlaskClient)
     assert (page.status_code, "There is no such ticket" in page.text) == (404, True)
 
 
-def test_it_asks_the_relay_how_it_is_and_leaves_its_own_questions_out(client: FlaskClient, relay: Relay) -> None:
+def test_it_asks_the_relay_how_it_is_and_leaves_the_servers_own_lines_out(client: FlaskClient, relay: Relay) -> None:
     relay.start().wait_ready().wait_for_line("path=")
     page = client.get("/").text
-    assert '<dd id="waiting">3</dd>' in page and '<dd id="attention">1</dd>' in page
-    assert "Zendesk: next try in 3 s." in page and "Zendesk works again." in page
-    assert '<span class="chip bad">2 wait</span>' in page and '<span class="chip wait">1 wait</span>' in page
-    assert "&lt;b&gt;well&lt;/b&gt;" in page and "/health" not in page and "/metrics" not in page
+    assert "Zendesk works again." in page and "Next try in 3 s." in page
+    assert '<span class="chip wait">2 wait</span>' in page and '<span class="chip wait">1 wait</span>' in page
+    assert "&lt;b&gt;well&lt;/b&gt;" in page and "path=" not in page
 
 
-def test_it_counts_what_was_delivered_as_the_relay_does_also_after_a_kill(client: FlaskClient, relay: Relay) -> None:
+def test_it_counts_what_is_in_the_database_also_while_the_relay_is_dead(client: FlaskClient, relay: Relay) -> None:
     relay.start().wait_ready()
-    assert '<dd id="delivered">410</dd>' in client.get("/").text
+    counted = ('<dd id="waiting">3</dd>', '<dd id="delivered">4</dd>', '<dd id="attention">1</dd>')
+    assert all(number in client.get("/").text for number in counted)
     client.post("/_sandbox/relay/kill")
     page = client.get("/").text
-    assert '<dd id="waiting">–</dd>' in page and '<dd id="delivered">410</dd>' in page
+    assert all(number in page for number in counted)
+    assert "Killed. 3 posts are safe in the database." in page
+    assert "The relay is dead. 3 posts are safe in its database." in page
+
+
+def test_one_post_is_labelled_by_itself_as_soon_as_the_relay_can_hear_it(client: FlaskClient, relay: Relay) -> None:
+    assert "data-alone" not in client.get("/").text
+    relay.start().wait_ready()
+    wait_for(lambda: 'action="/inbox/label" data-alone' in client.get("/").text)
 
 
 # Its buttons
@@ -160,7 +176,7 @@ def test_a_foreign_page_cannot_press_the_buttons(
 def test_the_page_itself_and_a_shell_can(client: FlaskClient, headers: dict[str, str], demo: DemoPage) -> None:
     form = {"place": "slack", "mode": "down"}
     assert client.post("/_sandbox/switch", headers=headers, data=form).status_code == 303
-    assert {kind: switch.mode.name for kind, switch in demo.switches.items()} == {
+    assert {kind: switch.mode.name for kind, switch in demo.buttons.switches.items()} == {
         "zendesk": "healthy",
         "slack": "down",
         "webhook": "healthy",
@@ -224,11 +240,9 @@ def make_ticket(zendesk: FakeZendesk, post: str) -> None:
     assert zendesk.app.test_client().post("/api/v2/tickets", json=body, auth=login).status_code == 201
 
 
-def test_one_event_is_sent_twice(client: FlaskClient, khoros: FakeKhoros) -> None:
-    with Server(lambda environ, start: (start("202 Accepted", []), [b""])[1]) as hook:
-        subscribe(khoros, hook.url)
-        client.post("/inbox/twice")
-        assert khoros.drain()
+def test_one_event_is_sent_twice(client: FlaskClient, khoros: FakeKhoros, pushed: None) -> None:
+    client.post("/inbox/twice")
+    assert khoros.drain()
     first, second = khoros.pushes
     assert (first.outcome, first.event_uuid) == (202, second.event_uuid)
     assert "sent 2 times" in client.get("/").text
@@ -248,14 +262,162 @@ def test_the_relay_is_killed_and_started_again(client: FlaskClient, demo: DemoPa
     client.post("/_sandbox/relay/kill")
     client.post("/_sandbox/relay/kill")
     assert (relay.running, demo.killed) == (False, True)
-    assert "The relay was killed." in client.get("/").text
-    assert demo.log()[0].event == "killed with -9"
+    assert "The relay was killed. 3 posts are safe in the database." in client.get("/").text
     client.post("/_sandbox/relay/start")
     relay.wait_ready()
-    wait_for(lambda: [line.event for line in demo.log()].count("started") == 2)
-    log = demo.log()
-    [cut] = [place for place, line in enumerate(log) if line.event == "killed with -9"]
-    assert not demo.killed and log[cut - 1].number == log[cut].number > log[cut + 1].number
+    wait_for(lambda: [line.event for line in demo.chronicle.log()].count("started") == 2)
+    log = [line.event for line in demo.chronicle.log() if not line.event.startswith("[")]
+    assert log == ["started again", "started", "killed with -9", "started again", "started"] and not demo.killed
+
+
+def offers(client: FlaskClient, button: str) -> bool:
+    """Whether this button is the next step."""
+    return f'<button id="next">{button}</button>' in client.get("/").text
+
+
+def test_the_steps_follow_what_is_pressed(
+    client: FlaskClient, khoros: FakeKhoros, zendesk: FakeZendesk, relay: Relay
+) -> None:
+    works = {"state": "open", "held_s": 0.0, "pending": 0, "parked": 0}
+    relay.env |= {"HEALTH": json.dumps({**HEALTH, "zendesk": works})}
+    relay.start().wait_ready()
+    make_ticket(zendesk, next(iter(khoros.posts)))
+    known = set(khoros.posts)
+    pressed: tuple[tuple[str, str, dict[str, str]], ...] = (
+        ("Take Zendesk down", "/_sandbox/switch", {"place": "zendesk", "mode": "down"}),
+        ("Label 200 posts", "/inbox/burst", {}),
+        ("Kill it with -9", "/_sandbox/relay/kill", {}),
+        ("Start it again", "/_sandbox/relay/start", {}),
+        ("Bring Zendesk back", "/_sandbox/switch", {"place": "zendesk", "mode": "healthy"}),
+    )
+    for name, path, form in pressed:
+        wait_for(partial(offers, client, name))
+        client.post(path, data=form)
+    relay.wait_ready()
+    for post in set(khoros.posts) - known:
+        make_ticket(zendesk, post)
+    wait_for(lambda: client.get("/").text.count('class="step done"') == 3)
+    make_ticket(zendesk, "twitter:1")
+    client.post("/inbox/burst")
+    assert client.get("/").text.count('class="step done"') == 3  # done is done
+
+
+# What the buttons answer
+
+
+@pytest.fixture
+def pushed(khoros: FakeKhoros) -> Iterator[None]:
+    """Something takes what Khoros pushes."""
+    with Server(lambda environ, start: (start("202 Accepted", []), [b""])[1]) as hook:
+        subscribe(khoros, hook.url)
+        yield
+
+
+def answer(client: FlaskClient) -> str:
+    return client.get("/").text.split('role="status">')[1].split("</p>")[0]
+
+
+def test_a_label_is_answered_by_its_ticket_or_where_the_post_is(
+    client: FlaskClient, khoros: FakeKhoros, zendesk: FakeZendesk, relay: Relay
+) -> None:
+    post = next(iter(khoros.posts))
+    client.post("/inbox/label", data={"post": post, "label": "CreateCase"})
+    assert "The relay is dead. Khoros keeps the event" in answer(client)
+    relay.start()
+    assert "Mara&#39;s post is on its way." in answer(client)
+    client.post("/_sandbox/switch", data={"place": "zendesk", "mode": "slow"})
+    client.post("/inbox/label", data={"post": post, "label": "CreateCase"})
+    assert "Mara&#39;s post is safe in the database. It waits for Zendesk." in answer(client)
+    relay.output.append(f"at=error event=parked destination=zendesk post={post} reason=no")
+    client.get("/")  # reads the log
+    assert "Zendesk refuses Mara&#39;s post: it needs attention." in answer(client)
+    make_ticket(zendesk, post)
+    assert "Mara&#39;s post became ticket #1001 in " in answer(client)
+    client.post("/inbox/label", data={"post": post, "label": "CreateCase"})
+    assert "a note on ticket #1001, no second ticket" in answer(client)
+    client.post("/inbox/label", data={"post": post, "label": "Praise"})
+    assert "No route wants this label" in answer(client)
+
+
+def test_a_ticket_says_how_long_it_took(demo: DemoPage, zendesk: FakeZendesk) -> None:
+    assert demo.chronicle.took("1001") == ""
+    make_ticket(zendesk, "twitter:1")
+    assert demo.chronicle.took("1001") == ""  # nobody labelled it on this page
+    [ticket] = zendesk.tickets
+    for before_s, took in ((0.062, "62 ms"), (17.4, "17 s")):
+        demo.chronicle.labelled_at["twitter:1"] = ticket.created_at - before_s
+        assert demo.chronicle.took("1001") == took
+
+
+def test_an_event_that_is_sent_twice_is_answered_by_the_number_of_its_tickets(
+    client: FlaskClient, khoros: FakeKhoros, zendesk: FakeZendesk, pushed: None
+) -> None:
+    known = set(khoros.posts)
+    client.post("/inbox/twice")
+    [post] = set(khoros.posts) - known
+    make_ticket(zendesk, post)
+    assert "Sent twice, one ticket: #1001." in answer(client)
+    [event] = {push.event_uuid for push in khoros.pushes}
+    client.post("/inbox/repeat", data={"event": event})
+    assert "Sent again, one ticket: #1001." in answer(client)
+    make_ticket(zendesk, post)
+    assert "Sent again, 2 tickets." in answer(client)
+
+
+def test_a_burst_is_answered_by_what_is_safe_and_at_last_by_its_tickets(
+    client: FlaskClient, khoros: FakeKhoros, zendesk: FakeZendesk, relay: Relay
+) -> None:
+    known = set(khoros.posts)
+    client.post("/inbox/burst")
+    assert "200 posts labelled. The relay is dead" in answer(client)
+    relay.start()
+    assert "200 posts labelled. 3 posts are safe in the database." in answer(client)
+    for post in set(khoros.posts) - known:
+        make_ticket(zendesk, post)
+    assert "200 posts, 200 tickets: none lost, none twice." in answer(client)
+
+
+def test_a_refusal_is_armed_until_it_has_happened(client: FlaskClient, zendesk: FakeZendesk) -> None:
+    client.post("/_sandbox/refuse")
+    assert "Armed: Zendesk will refuse the next post." in answer(client)
+    login = ("agent@acme.example/token", zendesk.api_token)
+    assert zendesk.app.test_client().post("/api/v2/tickets", json={}, auth=login).status_code == 422
+    assert "Zendesk has refused that post" in answer(client)
+
+
+def test_rules_and_messages_are_answered_by_where_they_went(
+    client: FlaskClient, slack: FakeSlack, receiver: FakeReceiver
+) -> None:
+    slack.add_channel("social-crisis")
+    client.post("/inbox/rule")
+    assert "It is on its way to Slack #social-crisis." in answer(client)
+    post_in_slack(slack, "#social-crisis", "https://x.example/1")
+    assert "The rule Product recall found a post: Slack #social-crisis has it." in answer(client)
+    for status, said in (("ERROR", "LinkedIn refused the message."), ("PUBLISHED", "The message is live on LinkedIn.")):
+        client.post("/inbox/publish", data={"status": status})
+        assert said in answer(client)
+    client.post("/inbox/send")
+    assert "Facebook took the message. It is on its way to the webhook" in answer(client)
+
+
+def test_a_switch_is_answered_by_how_the_service_behaves_now(client: FlaskClient) -> None:
+    client.post("/_sandbox/switch", data={"place": "zendesk", "mode": "down"})
+    assert "Zendesk answers 503 to everything." in answer(client)
+    client.post("/_sandbox/switch", data={"place": "zendesk", "mode": "healthy"})
+    assert "Zendesk works again. Nothing waits." in answer(client)
+
+
+def test_an_agent_solves_a_ticket(client: FlaskClient, zendesk: FakeZendesk) -> None:
+    make_ticket(zendesk, "twitter:1")
+    assert client.post("/agent/tickets/1001/status", data={"status": "solved"}).status_code == 303
+    assert zendesk.tickets[0].status == "solved" and "Ticket #1001 is solved in Zendesk." in answer(client)
+    wrong: tuple[tuple[str, dict[str, str]], ...] = (
+        ("1001", {"status": "asleep"}),
+        ("7", {"status": "solved"}),
+        ("1001", {}),
+    )
+    for ticket, form in wrong:
+        assert client.post(f"/agent/tickets/{ticket}/status", data=form).status_code == 404
 
 
 def test_a_rule_finds_a_new_post_and_messages_are_published_and_sent(client: FlaskClient, khoros: FakeKhoros) -> None:
@@ -451,17 +613,18 @@ def test_a_switch_that_is_not_there_changes_nothing(slack: FakeSlack) -> None:
 ALL = {"zendesk", "slack", "webhook"}
 
 
-def health(*places: Place, pending: int = 5, parked: int = 0, delivered: int = 1) -> Health:
-    return Health(True, True, places, pending, parked, delivered)
+def health(*places: Place, waiting: int = 5, parked: int = 0, delivered: int = 1) -> Health:
+    return Health(True, True, True, places, Counts(waiting, delivered, parked))
 
 
 @pytest.mark.parametrize(
     ("now", "killed", "healthy", "said"),
     [
-        (Health(running=False), True, ALL, "The relay was killed."),
+        (Health(running=False), True, ALL, "The relay is dead. Khoros cannot reach it."),
+        (Health(running=False, counts=Counts(201)), True, ALL, "dead. 201 posts are safe in its database."),
         (Health(running=False), False, ALL, "The relay has stopped."),
         (Health(running=True), False, ALL, "is starting"),
-        (Health(True, False, (), 0, 0), False, ALL, "is starting"),
+        (Health(running=True, answers=True), False, ALL, "is starting"),
         (health(Place("zendesk", "outage")), False, ALL - {"zendesk"}, "Zendesk does not answer"),
         (health(Place("zendesk", "limited")), False, ALL - {"zendesk"}, "Zendesk takes no more"),
         (health(Place("slack:#a", "unauthorised")), False, ALL - {"slack"}, "Slack #a refuses the relay"),
@@ -472,16 +635,22 @@ def health(*places: Place, pending: int = 5, parked: int = 0, delivered: int = 1
         (health(Place("zendesk", "open", pending=2), Place("slack:#a", "open", pending=3)), False, ALL,
          "On their way to Zendesk and Slack #a."),
         (health(Place("webhook:x/1", "open", pending=5)), False, ALL, "On their way to the webhook's receiver."),
-        (health(pending=0, parked=1), False, ALL, "It needs attention:"),
-        (health(pending=0), False, ALL, "All well. Everything has arrived."),
+        (health(waiting=0, parked=1), False, ALL, "It needs attention:"),
+        (health(waiting=0), False, ALL, "All well. Everything has arrived."),
+        (health(waiting=0, delivered=0), False, ALL, "Give a post the label CreateCase"),
     ],
 )  # fmt: skip
 def test_a_sentence_says_how_things_are(now: Health, killed: bool, healthy: set[str], said: str) -> None:
-    assert said in story(now, killed, healthy)[1]
+    assert said in story(now, killed, healthy, "CreateCase")[1]
 
 
-def test_at_first_it_says_what_to_do() -> None:
-    assert "Give a post the label" in story(health(pending=0, delivered=0), False, ALL)[1]
+def test_one_truth_has_one_colour() -> None:
+    tones = {"open": "", "outage": "wait", "limited": "wait", "unauthorised": "bad", "refusing": "bad"}
+    for state, tone in tones.items():
+        now = health(Place("zendesk", state), waiting=0)
+        assert now.of("zendesk") == (0, tone)
+        assert story(now, False, set(), "CreateCase")[0] == tone or not tone
+    assert health(Place("zendesk", "open", pending=2)).of("zendesk") == (2, "wait")
 
 
 def test_a_log_line_is_taken_apart() -> None:
@@ -492,11 +661,20 @@ def test_a_log_line_is_taken_apart() -> None:
     assert read_line(5, "Traceback <most recent>") == LogLine(5, "info", "Traceback <most recent>", [])
 
 
-def test_only_questions_about_health_are_left_out() -> None:
-    asked = "at=info event=request method=GET path=/health status=200 took_ms=2"
-    assert is_health_check(asked) and is_health_check(asked.replace("/health", "/metrics"))
-    assert not is_health_check(asked.replace("/health", "/notifications"))
-    assert not is_health_check('at=info event=parked reason="path=/health"')
+@pytest.mark.parametrize(
+    ("line", "noise"),
+    [
+        ("at=info event=request method=GET path=/health client=127.0.0.1 status=200 took_ms=2", True),
+        ("at=info event=request method=GET path=/metrics status=200 took_ms=2", True),
+        ("at=info event=request method=GET path=/static/style.css status=200 took_ms=2", True),
+        ('at=info event=message logger=gunicorn.error message="Booting worker with pid: 9"', True),
+        ('at=error event=message logger=gunicorn.error message="Worker exited"', False),
+        ("at=info event=request method=POST path=/notifications status=202 took_ms=2", False),
+        ('at=info event=parked reason="path=/health "', False),
+    ],
+)
+def test_what_tells_nothing_about_a_post_is_left_out(line: str, noise: bool) -> None:
+    assert is_noise(line) is noise
 
 
 def test_a_name_has_the_same_face_in_every_run() -> None:

@@ -30,6 +30,7 @@ from sandbox.khoros import (
     FakeKhoros,
     chicago,
 )
+from sandbox.posts import as_delivered
 from sandbox.relay import Relay, RelayFailed, free_port
 from sandbox.richtext import plain_text, safe_html
 from sandbox.server import Server
@@ -209,8 +210,9 @@ def test_a_ticket_is_kept_and_shown(zendesk: Desk) -> None:
         ({"subject": None}, "subject"),
         ({"subject": "\ud800"}, "subject"),
         ({"priority": "Normal"}, "priority"),
-        ({"tags": ["two words"]}, "tags"),
+        ({"tags": [7]}, "tags"),
         ({"tags": "khoros"}, "tags"),
+        ({"requester_id": 7}, "requester"),
         ({"Subject": "keys are case sensitive"}, "Subject"),
         ({"created_at": "2026-01-01T00:00:00Z"}, "created_at"),
         ({"group_id": "12"}, "group_id"),
@@ -312,10 +314,147 @@ def test_tags_are_added_to_those_of_an_open_ticket(zendesk: Desk) -> None:
     answer = zendesk.call("PUT", path, json={"tags": ["billing", "khoros"]})
     assert (answer.status_code, answer.json()) == (200, {"tags": ["khoros", "twitter", "billing"]})
     assert zendesk.fake.ticket(id).tags == ["khoros", "twitter", "billing"]
-    for tags in ("billing", ["two words"], None):
+    for tags in ("billing", [7], None):
         assert zendesk.call("PUT", path, json={"tags": tags}).status_code == 422
     zendesk.fake.close_ticket(id)
     assert zendesk.call("PUT", path, json={"tags": ["late"]}).json()["details"]["status"]
+
+
+def test_a_tag_with_blanks_becomes_several_in_small_letters(zendesk: Desk) -> None:
+    id = zendesk.create(tags=["Two words", "khoros", "a,b"]).json()["ticket"]["id"]
+    assert zendesk.fake.ticket(id).tags == ["two", "words", "khoros", "a", "b"]
+    assert zendesk.call("PUT", f"/api/v2/tickets/{id}/tags", json={"tags": ["B c"]}).json()["tags"][-2:] == ["b", "c"]
+    zendesk.call("PUT", f"/api/v2/tickets/{id}", json={"ticket": {"tags": ["Only this"]}})
+    assert zendesk.fake.ticket(id).tags == ["only", "this"]
+
+
+# Zendesk: the requester
+
+
+def make_user(zendesk: Desk, **changes: Any) -> requests.Response:
+    user = {"name": "Mara Lind", "external_id": "twitter:Mara", "skip_verify_email": True, **changes}
+    wanted = {name: value for name, value in user.items() if value is not ...}
+    return zendesk.call("POST", "/api/v2/users/create_or_update", json={"user": wanted})
+
+
+@pytest.fixture
+def author(zendesk: Desk, clock: Clock) -> dict[str, Any]:
+    """A user that was made for an author, a second ago."""
+    zendesk.log_in(scope="tickets:read tickets:write users:read users:write")
+    photo = "https://img.example/mara.png"
+    user: dict[str, Any] = make_user(zendesk, remote_photo_url=photo, details="https://x.com/mara").json()["user"]
+    clock.now += 1
+    return user
+
+
+def test_a_user_is_found_by_the_external_id_in_any_letters(zendesk: Desk, author: dict[str, Any], clock: Clock) -> None:
+    assert (author["role"], author["email"], author["external_id"]) == ("end-user", None, "twitter:Mara")
+    again = make_user(zendesk, external_id="TWITTER:mara", name="Mara L.")
+    assert (again.status_code, again.json()["user"]["id"]) == (200, author["id"])
+    clock.now += 1
+    other = make_user(zendesk, external_id="twitter:2")
+    assert (other.status_code, other.json()["user"]["id"] == author["id"]) == (201, False)
+    for _ in range(2):  # without an external id each call makes another user
+        clock.now += 1
+        assert make_user(zendesk, external_id=...).status_code == 201
+    names = [(user.name, user.external_id, user.details) for user in zendesk.fake.users]
+    assert names[0] == ("Mara L.", "TWITTER:mara", "https://x.com/mara") and len(names) == 4
+
+
+def test_users_are_made_one_a_second_and_the_same_one_five_times_a_minute(
+    zendesk: Desk, author: dict[str, Any], clock: Clock
+) -> None:
+    assert make_user(zendesk).status_code == 200
+    refused = make_user(zendesk, external_id="twitter:2")
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+    for _ in range(3):
+        clock.now += 1
+        assert make_user(zendesk).status_code == 200
+    clock.now += 1
+    refused = make_user(zendesk, external_id="twitter:mara")
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "55")
+    assert make_user(zendesk, external_id="twitter:2").status_code == 201
+    clock.now += 55
+    assert make_user(zendesk).status_code == 200
+
+
+def test_without_the_right_or_the_scope_no_user_is_made(zendesk: Desk) -> None:
+    assert make_user(zendesk).status_code == 403  # the token has no users:write
+    zendesk.log_in(scope="tickets:write users:write")
+    zendesk.fake.may_manage_users = False
+    refused = make_user(zendesk)
+    assert (refused.status_code, refused.json()["error"]["title"]) == (403, "Forbidden")
+    zendesk.fake.client_scopes = {"tickets:read", "tickets:write"}
+    refused = zendesk.token(scope="tickets:read tickets:write users:write")
+    assert (refused.status_code, refused.json()["error"], zendesk.fake.users) == (400, "invalid_scope", [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "field_name"),
+    [
+        ({"name": ...}, "name"),
+        ({"name": " "}, "name"),
+        ({"external_id": 7}, "external_id"),
+        ({"remote_photo_url": "mara.png"}, "remote_photo_url"),
+        ({"identities": [{"type": "twitter", "value": "mara"}]}, "identities"),
+        ({"tags": "vip"}, "tags"),
+    ],
+)
+def test_a_user_that_the_contract_does_not_allow_is_refused(
+    zendesk: Desk, changes: dict[str, Any], field_name: str
+) -> None:
+    zendesk.log_in(scope="users:write")
+    answer = make_user(zendesk, **changes)
+    assert (answer.status_code, list(answer.json()["details"]), zendesk.fake.users) == (422, [field_name], [])
+
+
+def test_a_ticket_has_its_author_as_requester_unless_that_one_is_suspended_or_gone(
+    zendesk: Desk, author: dict[str, Any]
+) -> None:
+    assert zendesk.create(requester_id=author["id"]).json()["ticket"]["requester_id"] == author["id"]
+    assert zendesk.create().json()["ticket"]["requester_id"] == 900_100  # the agent whose credentials are used
+    zendesk.fake.suspend_user(author["id"])
+    answer = zendesk.create(requester_id=author["id"])
+    [fault] = answer.json()["details"]["requester"]
+    assert (answer.status_code, fault["error"]) == (422, "UserSuspended")
+    zendesk.fake.delete_user(author["id"])
+    [fault] = zendesk.create(requester_id=author["id"]).json()["details"]["requester"]
+    assert (fault["error"], len(zendesk.fake.tickets)) == ("InvalidValue", 2)
+
+
+def test_the_page_shows_what_an_agent_sees(zendesk: Desk, author: dict[str, Any]) -> None:
+    id = zendesk.create(requester_id=author["id"], priority="high").json()["ticket"]["id"]
+    page = zendesk.call("GET", f"/agent/tickets/{id}").text
+    for part in (
+        "Mara Lind",
+        "https://x.com/mara",
+        "twitter:Mara",
+        "Internal note",
+        "High",
+        "khoros",
+        'class="avatar"',
+    ):
+        assert part in page, part
+    zendesk.fake.delete_user(author["id"])
+    assert "The requester was deleted" in zendesk.call("GET", f"/agent/tickets/{id}").text
+
+
+def test_an_agent_changes_the_state_on_the_page_until_the_ticket_is_closed(zendesk: Desk) -> None:
+    id = zendesk.create().json()["ticket"]["id"]
+    path = f"/agent/tickets/{id}/status"
+    answer = zendesk.call("POST", path, data={"status": "solved"})
+    assert answer.url.endswith(f"/agent/tickets/{id}") and 'value="solved" selected' in answer.text
+    assert zendesk.fake.ticket(id).status == "solved"
+    assert zendesk.call("POST", path, data={"status": "done"}).status_code == 422
+    assert zendesk.call("POST", "/agent/tickets/9/status", data={"status": "open"}).status_code == 404
+    assert (
+        zendesk.call("POST", path, data={"status": "open"}, headers={"Origin": "https://evil.example"}).status_code
+        == 403
+    )
+    answer = zendesk.call("POST", path, data={"status": "closed"})
+    assert "<select" not in answer.text
+    assert zendesk.call("POST", path, data={"status": "open"}).status_code == 422
+    assert zendesk.fake.ticket(id).status == "closed"
 
 
 def test_a_required_field_is_refused_by_its_id_in_the_accounts_language(zendesk: Desk) -> None:
@@ -580,6 +719,7 @@ def test_rich_text_keeps_what_is_harmless() -> None:
         '<p>a<br>b <a href="https://x.example/?a=1&amp;b=2" rel="noopener noreferrer" target="_blank">l</a></p>'
     )
     assert safe_html("<b>x</i></b></p><svg/onload=y>&lt;i&gt;<a href='http://['>z</a>") == "<b>x</b>&lt;i&gt;z"
+    assert safe_html('<p dir="auto" class="x"><small>a</small>') == '<p dir="auto"><small>a</small></p>'
     assert plain_text("<p>a<br>b</p><p>&lt;c&gt;</p><style>d</style>") == "a\nb\n<c>"
 
 
@@ -1003,6 +1143,12 @@ def test_subscriptions_and_events_keep_to_the_contract(khoros: Inbox, post_id: s
     for _, notification in khoros.hook.seen:
         validate(notification, "khoros", "notification")
     validate(khoros.call("GET", "/v2/whoami/").json(), "khoros", "whoami")
+
+
+def test_x_writes_three_signs_as_entities_and_no_other_network_does() -> None:
+    posts = ({"entityId": f"{network}:7", "text": '<Q & "A">'} for network in ("twitter", "youtube"))
+    assert [as_delivered(post)["text"] for post in posts] == ['&lt;Q &amp; "A"&gt;', '<Q & "A">']
+    assert as_delivered({"entityId": "twitter:7", "text": None})["text"] is None
 
 
 def test_every_post_of_the_inbox_keeps_to_the_contract(khoros: Inbox) -> None:
