@@ -210,7 +210,8 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: Any = None) -> None:
         """Claims no more items and goes on answering for two seconds: a connection may still wait to be accepted, and
         the platform's router may not know yet. Then what has begun is finished."""
-        self.worker.wsgi.extensions["relay"].stop_claiming()
+        if relay := self.worker.wsgi.extensions.get("relay"):
+            relay.stop_claiming()
         self.server_state.default_headers = [(b"connection", b"close")]
         await asyncio.sleep(self.leave_after_s)
         await super().shutdown(sockets)
@@ -240,8 +241,8 @@ class Worker(UvicornWorker):  # type: ignore[misc]  # its base has no types
 
     def load_wsgi(self) -> None:
         super().load_wsgi()
-        relay = self.wsgi.extensions["relay"]
-        self.config.app = Asgi(self.wsgi, None if relay.config.polling else relay.receiver)
+        relay = self.wsgi.extensions.get("relay")  # none when the settings are faulty
+        self.config.app = Asgi(self.wsgi, None if relay is None or relay.config.polling else relay.receiver)
         Connection.most = self.cfg.worker_connections
 
     def run(self) -> None:

@@ -128,7 +128,7 @@ MUTATIONS = [
         "the row of refusals: all are parked one by one",
         "inbox/gate.py:Gate.after_failed_item",
         "gate",
-        change=(r"len\(alike\) >= STREAK:", "False:"),
+        change=(r"len\(alike\) >= IN_A_ROW:", "False:"),
     ),
     Mutation(
         "the row of refusals: two items fill it alone",
