@@ -60,7 +60,8 @@ class StreamItem:
         if entity_id.lower().startswith(("twitter:", "x:")):  # X's own API writes HTML's signs so
             for name in ("text", "author"):
                 texts[name] = _ENTITY.sub(lambda entity: unescape(entity[0]), texts[name])
-        labels, notes = read_names(raw.get("labels")), tuple(map(_read_note, as_list(raw.get("notes"))))
+        notes = raw["notes"] if isinstance(raw.get("notes"), list) else [raw.get("notes")]
+        labels, notes = read_names(raw.get("labels")), tuple(map(_read_note, filter(None, notes)))
         posts = (_read_reference(raw.get(name)) for name in ("inReplyTo", "repostedFrom", "parentPost"))
         return cls(entity_id, labels, notes, *posts, **texts)
 

@@ -142,13 +142,15 @@ class ZendeskClient:
         payload, _ = self._call("GET", f"/api/v2/tickets/{ticket_id}/comments", params=params)
         return any(words in str(comment) for comment in _list(payload, "comments"))
 
-    def make_user(self, body: bytes) -> str:
-        """Makes or changes the end user with an external_id, and returns the user's id. A suspended one is Rejected
+    def make_user(self, body: bytes, external_id: str = "") -> str:
+        """Makes or changes the end user with this external_id, and returns the user's id. A suspended one is Rejected
         (…/ticketing/users/users/#create-or-update-user); the account takes one such call a second."""
         payload, _ = self._call("POST", "/api/v2/users/create_or_update", body, total_s=USER_TOTAL_S)
         user = payload.get("user")
-        if not isinstance(user, dict) or not isinstance(user.get("id"), int):
+        if not isinstance(user, dict) or not _is_id(user.get("id")):
             raise Unavailable("Zendesk answered without a user id")
+        if str(user.get("external_id") or external_id).casefold() != external_id.casefold():
+            raise Unavailable("Zendesk answered with the user of another author, not to our call")
         if user.get("suspended") is True:
             raise Rejected("Zendesk has suspended the author's user", code="UserSuspended")
         return str(user["id"])
@@ -235,7 +237,7 @@ def _tickets(payload: Mapping[str, Any], external_id: str) -> list[Ticket]:
 
 def _ticket(payload: Mapping[str, Any]) -> Ticket:
     ticket = payload.get("ticket")
-    if not isinstance(ticket, dict) or not isinstance(ticket.get("id"), int):
+    if not isinstance(ticket, dict) or not _is_id(ticket.get("id")):
         raise Unavailable("Zendesk answered without a ticket id")
     tags = ticket.get("tags")
     return Ticket(
@@ -245,6 +247,11 @@ def _ticket(payload: Mapping[str, Any]) -> Ticket:
         tags=tuple(map(str, tags)) if isinstance(tags, list) else (),
         external_id=str(ticket.get("external_id") or ""),
     )
+
+
+def _is_id(value: object) -> bool:
+    """Whether a JSON value is an id of Zendesk's. For Python, true is a number."""
+    return type(value) is int and 0 < value < 2**63
 
 
 def _missing_scopes(granted: str) -> list[str]:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from config import Reader, as_boolean, as_https_url, as_secret
+from config import Reader, as_boolean, as_https_url, as_secret, as_token
 from destinations.destination import Destination, Sent
 from destinations.zendesk_comment import Post
 from destinations.zendesk_requester import Requester
@@ -28,14 +28,14 @@ UNADDRESSED = "unaddressed"  # a ticket that was never sent: its requester is no
 TAKES_NO_NOTE = ("closed", "archived", "deleted")  # statuses of a ticket
 HOW = {TICKET: "ticket_created", FOLLOW_UP: "follow_up_created", REPLACEMENT: "ticket_created"}
 ZENDESK_VARIABLES = {
-    "ZENDESK_API_URL": "your Zendesk account's address, for example https://acme.zendesk.com",
+    "ZENDESK_API_URL": "It is your Zendesk account's address, for example https://acme.zendesk.com",
     "ZENDESK_CLIENT_ID": "Zendesk Admin Center > Apps and integrations > APIs > OAuth clients: Identifier",
     "ZENDESK_CLIENT_SECRET": "Zendesk Admin Center > Apps and integrations > APIs > OAuth clients: Secret",
-    "ZENDESK_TICKET_FIELDS": 'a JSON object merged into each ticket, for example {"group_id": 123, "tags": ["social"]}',
-    "ZENDESK_COMMENT_PUBLIC": "true or false; true makes the first comment public, which e-mails the requester",
-    "ZENDESK_REQUESTER": "agent or author; author makes a user of the post's author and needs the scope users:write",
-    "ZENDESK_USER_EMAIL": "the agent an API token belongs to; only with ZENDESK_API_TOKEN, until 2027-04-30",
-    "ZENDESK_API_TOKEN": "a Zendesk API token made before 2026-10-27; Zendesk switches these off on 2027-04-30",
+    "ZENDESK_TICKET_FIELDS": 'A JSON object merged into each ticket, for example {"group_id": 123, "tags": ["social"]}',
+    "ZENDESK_COMMENT_PUBLIC": "Normally false; true makes the first comment public, which e-mails the requester",
+    "ZENDESK_REQUESTER": "Normally agent; author makes a user of the post's author and needs the scope users:write",
+    "ZENDESK_USER_EMAIL": "The agent an API token belongs to; only with ZENDESK_API_TOKEN, until 2027-04-30",
+    "ZENDESK_API_TOKEN": "An API token made in Zendesk before 2026-10-27; Zendesk switches these off on 2027-04-30",
 }
 
 
@@ -62,10 +62,10 @@ class ZendeskSettings:
         """The settings in the environment; `read` keeps the faults."""
         settings = cls(
             url=read("ZENDESK_API_URL", _account_url, required=True),
-            client_id=read("ZENDESK_CLIENT_ID", as_secret, ""),
-            client_secret=read("ZENDESK_CLIENT_SECRET", as_secret, ""),
-            user_email=read("ZENDESK_USER_EMAIL", lambda value: as_secret(value.partition("/token")[0]), ""),
-            api_token=read("ZENDESK_API_TOKEN", lambda value: as_secret(value.rpartition("/token:")[2]), ""),
+            client_id=read("ZENDESK_CLIENT_ID", as_token, ""),
+            client_secret=read("ZENDESK_CLIENT_SECRET", as_token, ""),
+            user_email=read("ZENDESK_USER_EMAIL", _email, ""),
+            api_token=read("ZENDESK_API_TOKEN", lambda value: as_token(value.rpartition("/token:")[2]), ""),
             ticket_fields=read("ZENDESK_TICKET_FIELDS", read_fields, {}),
             comment_public=read("ZENDESK_COMMENT_PUBLIC", as_boolean, False),
             requester=read("ZENDESK_REQUESTER", _requester, cls.requester),
@@ -272,6 +272,13 @@ def _requester(value: str) -> str:
     if value.lower() not in ("agent", "author"):
         raise ValueError("must be agent or author")
     return value.lower()
+
+
+def _email(value: str) -> str:
+    address = as_secret(value.partition("/token")[0])
+    if re.fullmatch(r"[^@:<>]+@[\w-]+(\.[\w-]+)+", address):
+        return address
+    raise ValueError("is not an e-mail address")
 
 
 def _account_url(value: str) -> str:

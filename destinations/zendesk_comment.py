@@ -6,7 +6,7 @@ Strangers' words are escaped, and cannot change the direction of the words aroun
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
 
@@ -36,9 +36,14 @@ Labels: {labels}
 """
 TEST_NETWORK, TEST_WORDS = "relay-test", "Test ticket from the relay: you can delete this"
 SUBJECT_LIMIT, NAME_LIMIT, FIELD_LIMIT, NOTE_LIMIT = 150, 60, 200, 2_000  # characters
-LINK_LIMIT, NOTES_LIMIT, POST_LIMIT, COMMENT_LIMIT = 5_000, 12_000, 60_000, 64_000  # of HTML; Zendesk takes 65,000
-CUT_NOTICE, NOTES_CUT_NOTICE = "… (cut here: the post is longer than Zendesk allows)", "… (more notes in Khoros)"
-_is_private = re.compile("private|direct|messenger|(dm|pm|message|chat)s?$", re.IGNORECASE).match
+NOTES_LIMIT, POST_LIMIT, COMMENT_LIMIT = 12_000, 60_000, 64_000  # of HTML; Zendesk takes 65,000
+POST_ROOM = 10_000  # of HTML; links leave so much to the post's text
+# The longest link that is clickable, of the post and of all else: the first of these with which everything fits.
+LINK_LIMITS = (COMMENT_LIMIT, COMMENT_LIMIT), (COMMENT_LIMIT, 2_000), (COMMENT_LIMIT, 0), (0, 2_000), (0, 0)
+REPEATED_LINK_LIMIT = 5_000  # a longer link of the post is in the first line only
+CUT_NOTICE, NOTES_CUT_NOTICE = "… (cut here: the post is longer than Zendesk allows)", "(older notes in Khoros) …"
+_is_private = re.compile(r"\w*messag(e|es|ing)|messenger|[dp]ms?|chats?|inbox|private\w*", re.ASCII).fullmatch
+_word_starts = re.compile("(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})|[ _-]+")  # twitterDM, FBMessage, a_b
 POSTS = {"twitter": "https://x.com/i/status/", "x": "https://x.com/i/status/", "facebook": "https://www.facebook.com/"}
 
 
@@ -70,27 +75,39 @@ def subject(item: StreamItem) -> str:
     return cut(f"{cut(author_name(item), NAME_LIMIT)} on {service_name(item.network)}{private}: {text}", SUBJECT_LIMIT)
 
 
-def comment_html(post: Post, occasion: str = "", *, by_author: bool = False) -> str:
+def comment_html(post: Post, occasion: str = "", *, by_author: bool = False, public: bool = False) -> str:
     """The comment as HTML, of at most 64,000 characters. `occasion` comes first; with `by_author` it says where to
-    answer, because the requester is the post's author."""
+    answer, because the requester is the post's author. A `public` one has no notes: they are for colleagues only."""
+    text = _lines(post.item.text) if visible_line(post.item.text) else ""
+    for limits in LINK_LIMITS:
+        values = _values(post, occasion, *limits)
+        values["notes"] *= not public
+        values["where_to_answer"] *= by_author and post.item.network != TEST_NETWORK
+        left = COMMENT_LIMIT - len("".join(_filled(COMMENT, values)))
+        if left >= min(len(text), POST_ROOM):
+            break
+    if text:
+        values["text"] = _fit(text, min(POST_LIMIT, left), CUT_NOTICE)
+    return "".join(_filled(COMMENT, values))
+
+
+def _values(post: Post, occasion: str, own_limit: int, limit: int) -> dict[str, str]:
+    """What fills the template of a post without text; a link longer than its limit is not clickable."""
     item, network, kind = post.item, escape(service_name(post.item.network)), _noun(post.item)
-    author, opens = _inline(author_name(item)), f"Open the {kind} on {network}"
-    answer = f"A public reply in Zendesk does not reach the author. {_anchor(item.link, f'Answer on {network}')}."
-    values = {
+    author, opens, link = _inline(author_name(item)), f"Open the {kind} on {network}", _own_link(item)
+    unlinked, again = f"{kind.capitalize()} on {network}: {_inline(link) or 'no link'}", min(limit, REPEATED_LINK_LIMIT)
+    answer = _anchor(link, f"Answer on {network}", limit=again)
+    return {
         "occasion": occasion or TEST_WORDS * (item.network == TEST_NETWORK),
-        "open_post": _anchor(item.link, opens, f"{kind.capitalize()} on {network}: {_inline(item.link) or 'no link'}"),
-        "profile": _anchor(item.author_link, f"{author}'s profile", author),
-        "where_to_answer": answer * (by_author and item.network != TEST_NETWORK),
-        "notes": _fit("<br>".join(map(_note, item.notes)), NOTES_LIMIT, NOTES_CUT_NOTICE),
-        "text": f"<i>Picture or video {kind}: {_anchor(item.link, f'open it on {network}')}</i>",
-        "facts": "<br>".join(_filled(FACTS, _facts(post))),
+        "open_post": _anchor(link, opens, unlinked, limit=own_limit),
+        "profile": _anchor(item.author_link, f"{author}'s profile", author, limit=limit),
+        "where_to_answer": f"A public reply in Zendesk does not reach the author. {answer}.",
+        "notes": _notes(item),
+        "text": f"<i>Picture or video {kind}: {_anchor(link, f'open it on {network}', limit=again)}</i>",
+        "facts": "<br>".join(_filled(FACTS, _facts(post, limit))),
         "item_id": escape(item.entity_id),
         "event_uuid": escape(post.event_uuid),
     }
-    if visible_line(item.text):
-        left = COMMENT_LIMIT - len("".join(_filled(COMMENT, values)))
-        values["text"] = _fit(escape(clean(item.text)).replace("\n", "<br>"), min(POST_LIMIT, left), CUT_NOTICE)
-    return "".join(_filled(COMMENT, values))
 
 
 def _filled(template: str, values: Mapping[str, str]) -> list[str]:
@@ -99,18 +116,18 @@ def _filled(template: str, values: Mapping[str, str]) -> list[str]:
     return [line.format_map(values) for line in lines if all(values[name] for name in re.findall(r"{(\w+)}", line))]
 
 
-def _facts(post: Post) -> dict[str, str]:
+def _facts(post: Post, limit: int) -> dict[str, str]:
     item, kind = post.item, _noun(post.item)
     also = f" ({_inline(screen_name(item))})" if screen_name(item) else ""
-    type_words = re.sub("[ _-]+|(?<=[a-z])(?=[A-Z])", " ", item.content_type).lower()
+    type_words = _type_words(item)
     labels = post.labels or (() if post.rule else post.matched)
     return {
         "author": f"{_inline(author_name(item))}{also}{_followers(item.follower_count)}",
         "posted": _inline(date_words(item.created_date)),
-        "type": "" if type_words in ("post", kind) else _inline(type_words),
-        "parent_post": _reference(item.parent_post),
-        "in_reply_to": "" if item.in_reply_to == item.parent_post else _reference(item.in_reply_to),
-        "reposted_from": _reference(item.reposted_from),
+        "type": "" if kind == "private message" or type_words in ("post", kind) else _inline(type_words),
+        "parent_post": _reference(item.parent_post, limit),
+        "in_reply_to": "" if item.in_reply_to == item.parent_post else _reference(item.in_reply_to, limit),
+        "reposted_from": _reference(item.reposted_from, limit),
         "rule": _inline(post.rule),
         "labels": _inline(", ".join(dict.fromkeys(labels + item.labels))),
     }
@@ -118,9 +135,15 @@ def _facts(post: Post) -> dict[str, str]:
 
 def _noun(item: StreamItem) -> str:
     """What people call it: a post, a comment or a private message. Khoros publishes no list of its types."""
-    if _is_private(item.content_type):
+    words = re.findall("[a-z0-9]+", _type_words(item))
+    if any(map(_is_private, words)) or words[-1:] == ["direct"]:
         return "private message"
     return "comment" if item.parent_post or "comment" in item.content_type.lower() else "post"
+
+
+def _type_words(item: StreamItem) -> str:
+    """The type as words: "twitter dm" for TwitterDM and TWITTER_DM."""
+    return _word_starts.sub(" ", item.content_type).lower()
 
 
 def author_name(item: StreamItem) -> str:
@@ -135,27 +158,50 @@ def screen_name(item: StreamItem) -> str:
 
 
 def _followers(count: str) -> str:
-    shown = f"{int(count):,}" if re.fullmatch("[0-9]{1,12}", count) else _inline(count)
-    return f", {shown} {'follower' if count == '1' else 'followers'}" if count else ""
+    if not re.fullmatch("[0-9]{1,12}", count):
+        return ""
+    return f", {int(count):,} {'follower' if count == '1' else 'followers'}"
+
+
+def _notes(item: StreamItem) -> str:
+    """The notes that have a text, one below the other. When there are too many, the last ones, which are probably the
+    newest: Khoros does not say."""
+    notes, room = [_note(note) for note in item.notes if visible_line(note[2])], NOTES_LIMIT
+    for number, note in reversed(list(enumerate(notes))):
+        room -= len(note) + len("<br>")
+        if room < 0 and number < len(notes) - 1:
+            return "<br>".join([NOTES_CUT_NOTICE, *notes[number + 1 :]])
+    return "<br>".join(notes)
 
 
 def _note(note: tuple[str, str, str]) -> str:
     author, date, text = note
     about = ", ".join(filter(None, (_inline(author) or "A colleague", _inline(date_words(date)))))
-    return f"{about}: {_inline(text, NOTE_LIMIT)}"
+    return f"{about}: {_lines(cut(clean(text), NOTE_LIMIT), isolated)}"
 
 
-def _reference(post: str) -> str:
-    """A link to another post, or its id where nobody knows the address."""
+def _own_link(item: StreamItem) -> str:
+    """The post's address, which is known of a post on X also when Khoros leaves it out."""
+    on_x = item.network in ("twitter", "x") and _noun(item) != "private message"
+    return item.link or (_address(item.entity_id) if on_x else "")
+
+
+def _address(post: str) -> str:
+    """Where the post with this id is, "" where nobody knows."""
     network, _, number = post.lower().partition(":")
-    address = POSTS[network] + number if network in POSTS and re.fullmatch("[0-9_]+", number) else post
-    return _anchor(address, "this post", _inline(post)) if post else ""
+    return POSTS[network] + number if network in POSTS and re.fullmatch("[0-9_]+", number) else ""
 
 
-def _anchor(url: str, words: str, otherwise: str = "") -> str:
-    """The words, linked when the address is a plain web address; otherwise other words, or the same. Both are HTML."""
+def _reference(post: str, limit: int) -> str:
+    """A link to another post, or its id where nobody knows the address."""
+    return _anchor(_address(post) or post, "this post", _inline(post), limit=limit) if post else ""
+
+
+def _anchor(url: str, words: str, otherwise: str = "", *, limit: int) -> str:
+    """The words, linked when the address is a plain web address of at most `limit` characters; otherwise other words,
+    or the same. Both are HTML."""
     url = clean(url)
-    if is_web_address(url) and len(escape(url)) <= LINK_LIMIT:
+    if is_web_address(url) and len(url) <= limit:
         return f'<a href="{escape(url)}">{words}</a>'
     return otherwise or words
 
@@ -163,6 +209,11 @@ def _anchor(url: str, words: str, otherwise: str = "") -> str:
 def _inline(text: str, limit: int = FIELD_LIMIT) -> str:
     """A stranger's words as HTML for a place inside a line."""
     return isolated(escape(cut(one_line(text), limit)))
+
+
+def _lines(text: str, line_html: Callable[[str], str] = str) -> str:
+    """A stranger's words as HTML, with their line breaks."""
+    return "<br>".join(line_html(escape(line)) for line in clean(text).split("\n"))
 
 
 def _fit(html: str, limit: int, notice: str) -> str:

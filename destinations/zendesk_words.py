@@ -20,6 +20,8 @@ FILLED_IN = ("comment", "description", "external_id", "id", "subject", "via_foll
 _STROKES = str.maketrans({**dict(zip("łøđħŧıðŋƀɨ", "lodhtidnbi", strict=True)), "æ": "ae", "œ": "oe", "þ": "th"})
 _carries_meaning = re.compile(r"[^a-z0-9\s_.,;:!?'\"()\[\]{}<>/\\|&–—‘’‚“”„«»‹›·•-]").search  # in a tag, if not there
 
+_is_no_id = re.compile("-?[0.]*|-1|null|none|undefined|nan", re.IGNORECASE).fullmatch  # 0, -0.0
+
 
 @dataclass(frozen=True)
 class Style:
@@ -47,6 +49,7 @@ def ticket_body(post: Post, style: Style, *, follow_up_of: int | None = None, in
     https://developer.zendesk.com/api-reference/ticketing/tickets/tickets/#create-ticket
     """
     heading = f"The ticket of this post was #{in_place_of}. It is closed and takes no follow-up." if in_place_of else ""
+    heading = occasion_of(post) if follow_up_of else heading
     ticket = {
         "priority": "normal",
         **style.fields,
@@ -66,7 +69,8 @@ def note_body(post: Post, style: Style) -> bytes:
 
 
 def _comment(post: Post, style: Style, occasion: str) -> dict[str, Any]:
-    return {"html_body": comment_html(post, occasion, by_author=style.by_author), "public": style.public}
+    html = comment_html(post, occasion, by_author=style.by_author, public=style.public)
+    return {"html_body": html, "public": style.public}
 
 
 def with_requester(body: bytes, user_id: str | None) -> bytes:
@@ -92,10 +96,12 @@ def user_body(item: StreamItem) -> bytes:
 
 
 def author_key(item: StreamItem) -> str:
-    """The post's author as Zendesk's external_id, "twitter:1234"; "" when nobody knows. The number counts first: screen
-    names are given up, and taken by others."""
-    name = one_line(item.author_id).removeprefix(f"{item.network}:") or screen_name(item)[1:].lower()
-    key = f"{item.network}:{name}"
+    """The post's author as Zendesk's external_id, "twitter:1234" or "twitter:@ada"; "" when nobody knows. The number
+    counts first: screen names are given up, and taken by others."""
+    network = "twitter" if item.network == "x" else item.network
+    number = one_line(item.author_id).removeprefix(f"{item.network}:").removeprefix(f"{network}:")
+    name = screen_name(item).lower() if _is_no_id(number) else number
+    key = f"{network}:{name}"
     return key if name and len(key) <= USER_LIMIT else ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -20,10 +21,10 @@ class Requesters:
         self._database, self._facts, self._sleep = database, Facts(database), sleep
 
     def recall(self, author: str) -> str | None:
-        """The id of the author's user, None when it is not known."""
+        """The id of the author's user, None when it is not known. What is no id counts as not known."""
         with self._database.reading() as db:
             found = db.rows("SELECT user_id FROM requesters WHERE author = :author", {"author": author})
-        return str(found[0][0]) if found else None
+        return str(found[0][0]) if found and re.fullmatch("[1-9][0-9]{0,18}", str(found[0][0])) else None
 
     def remember(self, author: str, user_id: str) -> None:
         """Keeps the id of the author's user."""

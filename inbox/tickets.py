@@ -9,7 +9,9 @@ from inbox.database import Database, in_list
 from inbox.schema import DELIVERED, IS_PURGEABLE, PENDING, SETTLED_AT
 
 SOLVED_EVENT = "ticket-solved"  # of an item that tells a destination about it
-NEW, OVER, NOT_SHOWN = "new", ("solved", "closed"), "deleted"
+NEW, OVER = "new", ("solved", "closed")
+MISSING, DELETED_TICKET = "missing", "deleted"  # not shown once, and again when it was asked about an hour later
+MISSING_S = 3600.0
 LATE_S = 60.0  # a commit may come so long after the time that it writes
 # Only items whose text is kept: the index on them must serve, and the retention ends the asking. A note of ours on a
 # ticket that was solved is a reason to ask once more.
@@ -19,7 +21,8 @@ _ENTER = f"""INSERT INTO tickets (destination, reference, subject_id, state, see
     AND COALESCE(reference, '') <> '' GROUP BY destination, reference
     ON CONFLICT (destination, reference) DO UPDATE SET seen_at = 0.0 WHERE tickets.seen_at < excluded.seen_at"""
 _DUE = f"""SELECT reference, subject_id, state FROM tickets WHERE destination = :destination
-    AND (seen_at = 0.0 OR state NOT IN {(*OVER, NOT_SHOWN)} AND (seen_at <= :now - :every_s OR seen_at > :now))
+    AND (seen_at = 0.0 OR state NOT IN {(*OVER, DELETED_TICKET)} AND (seen_at > :now
+        OR seen_at <= :now - CASE WHEN state = '{MISSING}' THEN {MISSING_S} ELSE :every_s END))
     ORDER BY seen_at, reference LIMIT :most"""
 _SEE = """UPDATE tickets SET state = :state, seen_at = :clock
     WHERE destination = :destination AND reference = :reference"""
@@ -51,7 +54,8 @@ class Tickets:
         return now - LATE_S
 
     def due(self, every_s: float, most: int) -> list[KnownTicket]:
-        """The tickets that were not over when last seen, `every_s` seconds ago or more; the longest ago first."""
+        """The tickets that were not over when last seen, `every_s` seconds ago or more, or an hour when they were
+        missing then; the longest ago first."""
         values = {"destination": self._destination, "every_s": every_s, "most": most}
         with self._database.reading() as db:
             return [KnownTicket(*row) for row in db.rows(_DUE, {**values, "now": db.now()})]

@@ -183,9 +183,11 @@ def test_no_value_of_any_other_field_makes_an_item_unreadable(value: object) -> 
         pytest.param("labels", "labels", ["a", "", None, " b ", ["c"], 4], ("a", "b", "4"), id="labels of all kinds"),
         pytest.param("labels", "labels", [{"name": "a"}, {"title": "b"}, {}], ("a", "b"), id="labels as objects"),
         pytest.param("labels", "labels", {"name": "a"}, ("a",), id="labels as one object"),
-        pytest.param("notes", "notes", "a note", (), id="notes as text"),
+        pytest.param("notes", "notes", "a note", (("", "", "a note"),), id="notes as text"),
+        pytest.param("notes", "notes", {"text": "a"}, (("", "", "a"),), id="notes as one object"),
+        pytest.param("notes", "notes", None, (), id="null notes"),
         pytest.param("notes", "notes", ["a note"], (("", "", "a note"),), id="a note as text"),
-        pytest.param("notes", "notes", [{"text": "a"}, None], (("", "", "a"), ("", "", "")), id="a note by nobody"),
+        pytest.param("notes", "notes", [{"text": "a"}, None], (("", "", "a"),), id="a note that is none"),
         pytest.param("inReplyTo", "in_reply_to", "twitter:1", "twitter:1", id="reply to an id"),
         pytest.param("inReplyTo", "in_reply_to", 17, "17", id="reply to a number"),
         pytest.param(

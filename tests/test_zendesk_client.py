@@ -20,6 +20,7 @@ from zendesk_client import Reply, Ticket, ZendeskClient
 
 BASE = "https://acme.zendesk.com"
 TOKENS, TICKETS, ME = f"{BASE}/oauth/tokens", f"{BASE}/api/v2/tickets", f"{BASE}/api/v2/users/me"
+USERS = f"{BASE}/api/v2/users/create_or_update"
 SECRETS = ("zendesk-client-secret", "zendesk-api-token", "t0ken-1", "t0ken-2", "a customer's text")
 AGENT = {"user": {"id": 35436, "role": "agent"}}
 Raw = tuple[int, dict[str, str], str]
@@ -586,13 +587,39 @@ def test_no_list_is_not_taken_for_no_tickets(zendesk: responses.RequestsMock, ba
         basic.find_tickets("twitter:1")
 
 
-@pytest.mark.parametrize("ticket", [None, {}, {"id": None}, {"id": "7"}, [7]], ids=str)
+@pytest.mark.parametrize("ticket", [None, {}, {"id": None}, {"id": "7"}, {"id": True}, {"id": -7}, [7]], ids=str)
 def test_a_created_ticket_without_a_number_is_an_unknown_outcome(
     zendesk: responses.RequestsMock, basic: ZendeskClient, ticket: object
 ) -> None:
     zendesk.post(TICKETS, status=201, json={"ticket": ticket})
     with pytest.raises(Unavailable, match="without a ticket id"):
         basic.create_ticket(b"{}", "key-1")
+
+
+@pytest.mark.parametrize("user_id", [None, "7", True, 0, -7, 7.5, 2**63, [7]], ids=str)
+def test_a_user_without_a_usable_id_is_no_user(
+    zendesk: responses.RequestsMock, basic: ZendeskClient, user_id: object
+) -> None:
+    zendesk.post(USERS, json={"user": {"id": user_id}})
+    with pytest.raises(Unavailable, match="without a user id"):
+        basic.make_user(b"{}", "twitter:1")
+
+
+@pytest.mark.parametrize("external_id", ["twitter:2", "TWITTER:11", 1])
+def test_the_user_of_another_author_is_not_taken(
+    zendesk: responses.RequestsMock, basic: ZendeskClient, external_id: object
+) -> None:
+    zendesk.post(USERS, json={"user": {"id": 7, "external_id": external_id}})
+    with pytest.raises(Unavailable, match="another author"):
+        basic.make_user(b"{}", "twitter:1")
+
+
+@pytest.mark.parametrize("given", [{}, {"external_id": None}, {"external_id": "Twitter:@Ada"}], ids=str)
+def test_a_users_id_is_returned_when_it_is_that_of_the_author(
+    zendesk: responses.RequestsMock, basic: ZendeskClient, given: dict[str, Any]
+) -> None:
+    zendesk.post(USERS, json={"user": {"id": 7, **given}})
+    assert basic.make_user(b"{}", "twitter:@ada") == "7"
 
 
 def test_a_note_is_put_on_its_ticket(zendesk: responses.RequestsMock, basic: ZendeskClient) -> None:

@@ -14,18 +14,18 @@ from destinations.delivery import Delivery
 from destinations.destination import Destination
 from destinations.slack import SlackDestination, SlackSettings
 from destinations.slack_words import content
-from destinations.ticket_states import CALLS_PER_TURN, TICKETS_PER_CALL, TURN_S, TicketStates
+from destinations.ticket_states import CALLS_PER_TURN, STATES_PAUSE_S, TICKETS_PER_CALL, TURN_S, TicketStates
 from events import Subject
 from inbox.database import Database
 from inbox.facts import Facts
 from inbox.gate import CALLS_PER_ITEM
 from inbox.inbox import Inbox
 from inbox.items import Item, Outcome
-from inbox.tickets import Tickets
+from inbox.tickets import MISSING_S, Tickets
 from sandbox.server import Server
 from sandbox.slack import FakeSlack
 from sandbox.zendesk import FakeZendesk
-from zendesk_client import ZendeskClient
+from zendesk_client import Ticket, ZendeskClient
 
 CRISIS, CARE = "slack:#social-crisis", "slack:#social-care"
 STATES = "/api/v2/tickets/show_many"
@@ -134,25 +134,121 @@ def test_a_ticket_that_is_over_is_asked_about_no_more(
     zendesk.archive_ticket(made[1])
     zendesk.delete_ticket(made[2])
     look(states, clock)
-    assert seen(database) == dict(zip(map(str, made), ("solved", "closed", "deleted", "new"), strict=True))
+    assert seen(database) == dict(zip(map(str, made), ("solved", "closed", "missing", "new"), strict=True))
     look(states, clock)
     assert asked(zendesk) == [4, 1]
+    clock.advance(MISSING_S)
+    look(states, clock)
+    assert seen(database)[str(made[2])] == "deleted" and asked(zendesk)[-1] == 2
+    clock.advance(MISSING_S)
+    look(states, clock)
+    assert asked(zendesk)[-1] == 1
+
+
+def test_a_ticket_that_is_shown_again_within_the_hour_was_never_deleted(
+    states: TicketStates, ticket: str, zendesk: FakeZendesk, database: Database, clock: Clock
+) -> None:
+    zendesk.faults.fail(1, 200, body='{"tickets": []}', path=STATES)
+    look(states, clock)
+    zendesk.set_status(int(ticket), "solved")
+    clock.advance(MISSING_S - TURN_S - 1)
+    look(states, clock)
+    assert seen(database) == {ticket: "missing"} and asked(zendesk) == [1]
+    look(states, clock)
+    assert seen(database) == {ticket: "solved"}
+
+
+def deliver_many(inbox: Inbox, count: int) -> None:
+    """Tickets 5000, 5001 …, which Zendesk does not know."""
+    inbox.accept([new_item(f"e{n}", f"p:{n}") for n in range(count)])
+    items = inbox.claim("zendesk", count, 10.0, compose).items
+    inbox.settle([(item, Outcome("ticket_created", 0.1, str(5000 + number))) for number, item in enumerate(items)])
+
+
+@pytest.mark.parametrize("answer", ['{"tickets": []}', '{"tickets": [{"id": 7, "status": "solved"}]}'])
+def test_an_answer_with_none_of_several_tickets_is_no_answer(
+    answer: str,
+    states: TicketStates,
+    ticket: str,
+    client: ZendeskClient,
+    zendesk: FakeZendesk,
+    inbox: Inbox,
+    database: Database,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    other = deliver(inbox, make_ticket(client, "twitter:2"), "twitter:2")
+    zendesk.faults.fail(1, 200, body=answer, path=STATES)
+    look(states, clock)
+    assert seen(database) == {ticket: "new", other: "new"} and len(lines(caplog, "ticket_states_unknown")) == 1
+    zendesk.set_status(int(ticket), "solved")
+    look(states, clock)
+    assert seen(database) == {ticket: "solved", other: "new"}
+
+
+def test_tickets_of_which_zendesk_shows_none_are_in_nobodys_way(
+    states: TicketStates, client: ZendeskClient, zendesk: FakeZendesk, inbox: Inbox, database: Database, clock: Clock
+) -> None:
+    """Somebody deletes a whole campaign: the tickets after it are asked about all the same."""
+    deliver_many(inbox, CALLS_PER_TURN * TICKETS_PER_CALL)
+    look(states, clock)
+    ticket = deliver(inbox, make_ticket(client))
+    zendesk.set_status(int(ticket), "open")
+    for _ in range(CALLS_PER_TURN + 2):
+        look(states, clock)
+    assert seen(database)[ticket] == "open"
 
 
 def test_two_calls_a_minute_ask_about_a_hundred_tickets_each_the_longest_unseen_first(
-    states: TicketStates, zendesk: FakeZendesk, inbox: Inbox, database: Database, clock: Clock
+    states: TicketStates,
+    zendesk: FakeZendesk,
+    inbox: Inbox,
+    database: Database,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     several, count = CALLS_PER_TURN * TICKETS_PER_CALL, CALLS_PER_TURN * TICKETS_PER_CALL + 30
-    names = [new_item(f"e{n}", f"p:{n}") for n in range(count)]
-    inbox.accept(names)
-    items = inbox.claim("zendesk", count, 10.0, compose).items
-    inbox.settle([(item, Outcome("ticket_created", 0.1, str(5000 + number))) for number, item in enumerate(items)])
+    calls: list[int] = []
+
+    def show_many(client: ZendeskClient, ids: list[str]) -> list[Ticket]:
+        calls.append(len(ids))
+        return [Ticket(int(one), "open") for one in ids]
+
+    monkeypatch.setattr(ZendeskClient, "show_many", show_many)
+    deliver_many(inbox, count)
     look(states, clock)
     states.look()  # not its turn
-    assert asked(zendesk) == [TICKETS_PER_CALL] * CALLS_PER_TURN
-    assert list(seen(database).values()).count("deleted") == several
+    assert calls == [TICKETS_PER_CALL] * CALLS_PER_TURN
+    assert list(seen(database).values()).count("open") == several
     look(states, clock)
-    assert asked(zendesk)[CALLS_PER_TURN:] == [30]
+    assert calls[CALLS_PER_TURN:][:1] == [TICKETS_PER_CALL]
+    assert list(seen(database).values()).count("open") == count
+
+
+@pytest.mark.parametrize(("asked_for_s", "pause_s"), [(300, 300), (90_000, STATES_PAUSE_S)])
+def test_after_a_failure_nothing_is_asked_in_the_same_look_and_for_as_long_as_zendesk_says(
+    asked_for_s: int,
+    pause_s: float,
+    states: TicketStates,
+    other_database: Database,
+    client: ZendeskClient,
+    zendesk: FakeZendesk,
+    inbox: Inbox,
+    clock: Clock,
+) -> None:
+    other = TicketStates(
+        client, ACCOUNT, Tickets(other_database, "zendesk"), Inbox(other_database), Facts(other_database), []
+    )
+    deliver_many(inbox, TICKETS_PER_CALL + 1)
+    zendesk.faults.fail(1, 429, retry_after=asked_for_s, path=STATES)
+    look(states, clock)
+    assert len(asked(zendesk)) == 1
+    clock.advance(pause_s - TURN_S - 1)
+    look(other, clock)
+    assert len(asked(zendesk)) == 1
+    clock.advance(2)
+    look(other, clock)
+    assert len(asked(zendesk)) > 1
 
 
 def test_those_that_were_not_seen_for_the_longest_time_come_first(database: Database, clock: Clock) -> None:
@@ -215,6 +311,9 @@ def test_the_ticket_of_another_post_is_not_ours(
     """The relay was given another account, which has other tickets under the same numbers."""
     made = deliver(inbox, make_ticket(client, "twitter:of somebody else"))
     zendesk.set_status(int(made), "solved")
+    look(states, clock)
+    assert (seen(database), replies(database)) == ({made: "missing"}, [])
+    clock.advance(MISSING_S)
     look(states, clock)
     assert (seen(database), replies(database)) == ({made: "deleted"}, [])
 

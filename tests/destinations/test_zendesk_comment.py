@@ -30,8 +30,8 @@ from posts import (
     ticket,
 )
 
-from destinations.zendesk_comment import CUT_NOTICE, LINK_LIMIT, NOTES_CUT_NOTICE, Post, comment_html, subject
-from destinations.zendesk_words import note_body
+from destinations.zendesk_comment import COMMENT_LIMIT, CUT_NOTICE, NOTES_CUT_NOTICE, Post, comment_html, subject
+from destinations.zendesk_words import Style, note_body
 
 # The subject
 
@@ -86,7 +86,7 @@ def test_the_first_line_leads_to_the_post_and_its_author() -> None:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"link": ""}, "Post on X: no link · Ada Lovelace's profile"),
+        ({"link": "", "entityId": "twitter:a"}, "Post on X: no link · Ada Lovelace's profile"),
         ({"link": "twitter.com/1"}, "Post on X: twitter.com/1 · Ada Lovelace's profile"),
         ({"authorLink": ""}, "Open the post on X · Ada Lovelace"),
         ({"author": "\u2060"}, "Open the post on X · ada's profile"),
@@ -97,11 +97,43 @@ def test_the_first_line_leads_to_the_post_and_its_author() -> None:
             {"contentType": "PRIVATE", "parentPost": "x:1"},
             "Open the private message on X · Ada Lovelace's profile",
         ),
-        ({"contentType": "dm"}, "Open the private message on X · Ada Lovelace's profile"),
     ],
 )
 def test_the_first_line_says_what_it_is(changes: dict[str, Any], line: str) -> None:
     assert paragraphs(post(**changes))[0] == line
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    """instagram_direct_message twitter_direct_message TWITTER_DM TwitterDM TwitterDMs facebook_message private
+    FacebookPrivateMessage FBPrivateMessage fb_private_message inbox_message message_request dm DMs direct_message
+    DIRECT_MESSAGE directMessages directmessage direct instagram_direct messenger FacebookMessenger message chat
+    private-reply twitter/dm""".split(),
+)
+def test_a_private_message_is_known_by_a_word_of_its_type(content_type: str) -> None:
+    made = post(contentType=content_type)
+    assert paragraphs(made)[0].startswith("Open the private message on X")
+    assert not [line for line in facts(made) if line.startswith("Type")]
+
+
+@pytest.mark.parametrize("content_type", ["direct_reply", "Directory", "post", "privacy", "admin", "chatter", "review"])
+def test_what_only_looks_like_a_private_message_is_a_post(content_type: str) -> None:
+    assert paragraphs(post(contentType=content_type))[0].startswith("Open the post on X")
+
+
+@pytest.mark.parametrize("network", ["twitter", "x", "Twitter"])
+def test_a_post_on_x_has_a_link_even_when_khoros_gives_none(network: str) -> None:
+    made = page(post(link="", entityId=f"{network}:123"))
+    assert ("https://x.com/i/status/123", "Open the post on X") in made.links
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"entityId": "twitter:../1"}, {"entityId": "facebook:1"}, {"contentType": "dm"}],
+    ids=["no number", "another network", "a private message"],
+)
+def test_no_link_is_made_up(changes: dict[str, Any]) -> None:
+    assert "no link" in paragraphs(post(**{"link": "", "entityId": "twitter:1", **changes}))[0]
 
 
 def test_the_subject_names_a_private_message() -> None:
@@ -116,9 +148,36 @@ def test_all_notes_of_colleagues_come_before_the_post_with_who_and_when() -> Non
     assert shown[1].split("\n") == [
         "Notes in Khoros",
         *(f"Grace, 27 Nov 2026, 02:07 UTC: note {n}" for n in range(9)),
-        "A colleague: please treat as priority",
+        "A colleague: please treat",
+        "as priority",
     ]
     assert shown[2] == text_of(made) == "My printer is on fire!\nHelp"
+
+
+@pytest.mark.parametrize(
+    ("notes", "shown"),
+    [
+        ("please hurry", ["A colleague: please hurry"]),
+        ({"text": "a", "createdByDisplayName": "Grace"}, ["Grace: a"]),
+        ([{"text": ""}, None, "", {}, {"text": "\u200b", "createdByDisplayName": "Grace"}, "b"], ["A colleague: b"]),
+        ([{"text": "אבג\nabc"}], ["A colleague: \u2068אבג\u2069", "abc"]),
+    ],
+    ids=["a text", "an object", "empty ones", "from right to left"],
+)
+def test_notes_are_read_however_they_come_and_empty_ones_left_out(notes: object, shown: list[str]) -> None:
+    assert paragraphs(post(notes=notes))[1].split("\n") == ["Notes in Khoros", *shown]
+
+
+@pytest.mark.parametrize("notes", [None, "", [], [None], [{"text": " "}]], ids=str)
+def test_without_notes_there_is_no_line_about_them(notes: object) -> None:
+    assert "Notes in Khoros" not in page(post(notes=notes)).text
+
+
+@pytest.mark.parametrize("body", [ticket, lambda made, style: json.loads(note_body(made, style))["ticket"]])
+def test_a_public_comment_has_no_notes_of_colleagues(body: Any) -> None:
+    public, internal = (body(post(), Style(public=public))["comment"]["html_body"] for public in (True, False))
+    assert "A good customer" not in public and "Notes in Khoros" not in public
+    assert "A good customer" in internal and "My printer is on fire!" in public
 
 
 def test_a_public_reply_is_said_to_reach_nobody_when_the_requester_is_the_author() -> None:
@@ -177,7 +236,8 @@ def test_no_field_turns_the_words_after_it(name: str) -> None:
     for text in (page(made).text, subject(made.item)):
         closed_off = re.sub(f"\u2068([^\n{DIRECTIONS}]*)\u2069", r"\1", text)
         assert not set(closed_off) & set(DIRECTIONS)
-    assert "evilאבג" in page(made).text and "A colleague: evil" in page(made).text
+    assert "A colleague: evil" in page(made).text
+    assert name == "followerCount" or "evilאבג" in page(made).text
 
 
 def test_a_name_from_right_to_left_is_closed_off_in_its_line() -> None:
@@ -197,14 +257,16 @@ def test_a_name_from_right_to_left_is_closed_off_in_its_line() -> None:
         ({"author": "", "authorScreenName": "", "followerCount": 5}, "By Unknown author, 5 followers"),
         ({"authorScreenName": "@ada", "followerCount": "0"}, "By Ada Lovelace (@ada), 0 followers"),
         ({"followerCount": "1"}, "By Ada Lovelace (@ada), 1 follower"),
-        ({"followerCount": "many"}, "By Ada Lovelace (@ada), many followers"),
-        ({"followerCount": "9" * 400}, f"By Ada Lovelace (@ada), {'9' * 199}… followers"),
+        ({"followerCount": "many"}, "By Ada Lovelace (@ada)"),
+        ({"followerCount": "9" * 400}, "By Ada Lovelace (@ada)"),
+        ({"author": "\u0301\u0323"}, "By ada (@ada), 1,234,567 followers"),
         ({"author": "Ada\nposted now", "followerCount": ""}, "By Ada posted now (@ada)"),
         ({}, "posted 26 May 2011, 18:23 UTC"),
         ({"createdDate": "Wed Apr 12 09:01:11 CDT 2017"}, "posted 12 Apr 2017, 14:01 UTC"),
+        ({"createdDate": 1795745251000}, "posted 27 Nov 2026, 02:07 UTC"),
         ({"createdDate": "lately"}, "posted lately"),
         ({"contentType": "review"}, "Type: review"),
-        ({"contentType": "directMessage"}, "Type: direct message"),
+        ({"contentType": "storyMention"}, "Type: story mention"),
         ({"parentPost": "facebook:1_2"}, "Comment on this post"),
         ({"parentPost": {"author": "Ada"}}, "Comment on Ada"),
         ({"inReplyTo": "mastodon:7"}, "Reply to mastodon:7"),
@@ -294,11 +356,18 @@ def test_a_text_that_just_fits_is_not_cut() -> None:
     assert text_of(post(text="x" * 60_001)).endswith(CUT_NOTICE)
 
 
-def test_notes_that_would_leave_no_room_for_the_post_are_cut_and_say_so() -> None:
-    made = post(notes=["<" * 3_000] * 9)
-    shown = paragraphs(made)[1]
-    assert shown.endswith(NOTES_CUT_NOTICE) and len(shown) > 3_000
+def test_of_notes_that_would_leave_no_room_for_the_post_the_newest_are_kept() -> None:
+    made = post(notes=[f"note {n} {'<' * 500}" for n in range(20)])
+    shown = paragraphs(made)[1].split("\n")
+    assert shown[:2] == ["Notes in Khoros", NOTES_CUT_NOTICE]
+    kept = [line.split()[3] for line in shown[2:]]
+    assert kept == ["15", "16", "17", "18", "19"]
     assert text_of(made) == "My printer is on fire!\nHelp"
+
+
+def test_the_newest_note_is_kept_however_long_it_is() -> None:
+    shown = paragraphs(post(notes=["old", '"' * 3_000]))[1]
+    assert shown == f"Notes in Khoros\n{NOTES_CUT_NOTICE}\nA colleague: {chr(34) * 1_999}…"
 
 
 def test_the_longest_of_everything_still_fits() -> None:
@@ -335,7 +404,7 @@ def test_markup_stays_text_in_every_field(markup: str) -> None:
     for name in [*TEXTS, "link", "authorLink"]:
         read = page(post(**{"entityId": "facebook:1", name: markup}))
         assert {href for href, _ in read.links} <= {*HREFS.values()}, name
-        assert name == "authorLink" or shown[:30] in read.text, name
+        assert name in ("authorLink", "followerCount") or shown[:30] in read.text, name
 
 
 @pytest.mark.parametrize("markup", MARKUP, ids=lambda markup: ascii(markup)[:30])
@@ -380,8 +449,8 @@ def test_markup_stays_text_in_notes_labels_and_names(markup: str) -> None:
         "https://[::1",
         "https://evil.example]",
         "https://\u2100.example/",
-        "https://a.example/" + "x" * LINK_LIMIT,
-        "https://a.example/" + "&" * (LINK_LIMIT // 5),
+        "https://a.example/" + "x" * COMMENT_LIMIT,
+        "https://a.example/" + "&" * (COMMENT_LIMIT // 5),
     ],
     ids=lambda url: ascii(url)[:40],
 )
@@ -416,6 +485,28 @@ def test_a_web_address_is_a_link_to_exactly_there(url: str, href: str) -> None:
 def test_a_link_of_any_length_stays_clickable() -> None:
     url = "https://a.example/?" + "&".join(f"utm_{n}=x" for n in range(300))
     assert len(url) > 2_500
+    for name in LINKS:
+        assert url in [found for found, _ in page(post(**{name: url})).links], name
+
+
+@pytest.mark.parametrize("text", ["", "My printer is on fire!", "x" * 60_000], ids=["no text", "short", "long"])
+@pytest.mark.parametrize("by_author", [False, True])
+def test_a_link_of_20000_characters_fits_and_goes_before_all_other_links(text: str, by_author: bool) -> None:
+    long = {name: "https://a.example/?" + "a=1&" * 5_000 + name for name in LINKS}
+    made = post(text=text, notes=["<" * 500] * 20, **long)
+    html = comment_html(made, by_author=by_author)
+    assert len(html) <= COMMENT_LIMIT
+    assert [href for href, _ in Page(html).links] == [long["link"]]
+    assert Page(html).text.count("https://") <= 2 and len(Page(html).text) < 40_000 + len(text)
+
+
+def test_short_links_stay_beside_a_long_one() -> None:
+    own = "https://a.example/" + "x" * 45_000
+    assert [href for href, _ in page(post(text="Hi", link=own)).links] == [own, *list(HREFS.values())[1:]]
+
+
+def test_a_link_counts_as_long_as_it_is_and_not_as_it_is_escaped() -> None:
+    url = "https://a.example/?" + "&" * 4_900
     for name in LINKS:
         assert url in [found for found, _ in page(post(**{name: url})).links], name
 

@@ -17,9 +17,9 @@ from test_zendesk import Sending, new_claimed
 
 from app import Settings
 from destinations.zendesk import ZendeskDestination, ZendeskSettings
-from destinations.zendesk_requester import PAUSES_S, Requester
+from destinations.zendesk_requester import PAUSES_S, USERS_PAUSE_S, Requester
 from destinations.zendesk_words import Style
-from inbox.database import Database
+from inbox.database import Database, DatabaseUnavailable
 from inbox.items import Item
 from inbox.requesters import Requesters
 from outbound import AuthFailed, Rejected, Unavailable
@@ -123,18 +123,100 @@ FAULTS = [
     {"status": 503, "retry_after": 60},
     {"status": 200, "body": "<html>"},
     {"status": 200, "body": '{"user": {}}'},
+    {"status": 200, "body": '{"user": {"id": true}}'},
+    {"status": 200, "body": '{"user": {"id": -5}}'},
+    {"status": 200, "body": '{"user": {"id": 4242, "external_id": "twitter:somebody else"}}'},
 ]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_whatever_fails_costs_the_ticket_only_its_requester(
-    fault: dict[str, Any], destination: ZendeskDestination, zendesk: FakeZendesk, caplog: pytest.LogCaptureFixture
+    fault: dict[str, Any],
+    destination: ZendeskDestination,
+    zendesk: FakeZendesk,
+    users: Requesters,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING, "relay")
     zendesk.faults.fail(1, path=USERS, **fault)
     assert Sending(destination, by_ada()).go().how == "ticket_created"
     assert requester_of(zendesk) is None and len(zendesk.tickets) == 1
-    assert events(caplog) == ["no_requester"]
+    assert events(caplog) == ["no_requester"] and users.recall("twitter:1234") is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ({"status": 404, "body": "<html>"}, "Zendesk gave no user for the author: it answered 404"),
+        (
+            {"status": 422, "body": '{"error": "RecordInvalid", "details": {"name": [{"error": "TooShort"}]}}'},
+            "Zendesk gave no user for the author: it answered 422 RecordInvalid name:TooShort",
+        ),
+        ({"status": 200, "body": '{"user": {}}'}, "Zendesk answered without a user id"),
+    ],
+)
+def test_the_reason_speaks_of_the_user_and_not_of_a_ticket(
+    fault: dict[str, Any],
+    reason: str,
+    destination: ZendeskDestination,
+    zendesk: FakeZendesk,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING, "relay")
+    zendesk.faults.fail(1, path=USERS, **fault)
+    Sending(destination, by_ada()).go()
+    assert [vars(record)["fields"]["reason"] for record in caplog.records] == [reason]
+
+
+@pytest.mark.parametrize("rubbish", ["True", "-5", "None"])
+def test_rubbish_that_was_remembered_blocks_nobody(
+    rubbish: str, destination: ZendeskDestination, zendesk: FakeZendesk, users: Requesters
+) -> None:
+    users.remember("twitter:1234", rubbish)
+    Sending(destination, by_ada()).go()
+    assert requester_of(zendesk) == zendesk.users[0].id
+
+
+def test_a_fault_of_ours_costs_the_ticket_only_its_requester(
+    destination: ZendeskDestination,
+    zendesk: FakeZendesk,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*_: object) -> str:
+        raise ValueError("a customer's text")
+
+    caplog.set_level(logging.WARNING, "relay")
+    monkeypatch.setattr(ZendeskClient, "make_user", broken)
+    assert Sending(destination, by_ada()).go().how == "ticket_created"
+    assert requester_of(zendesk) is None and events(caplog) == ["no_requester"]
+    assert vars(caplog.records[0])["fields"]["reason"].startswith("ValueError at ")
+
+
+def test_the_post_waits_while_the_database_is_away(
+    destination: ZendeskDestination, zendesk: FakeZendesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> str:
+        raise DatabaseUnavailable("away")
+
+    monkeypatch.setattr(Requesters, "recall", away)
+    with pytest.raises(DatabaseUnavailable):
+        Sending(destination, by_ada()).go()
+    assert zendesk.tickets == []
+
+
+@pytest.mark.parametrize(("asked_for_s", "pause_s"), [(300, 300), (5, PAUSES_S[1][1]), (90_000, USERS_PAUSE_S)])
+def test_nobody_is_asked_for_as_long_as_zendesk_says(
+    asked_for_s: int, pause_s: float, destination: ZendeskDestination, zendesk: FakeZendesk, clock: Clock
+) -> None:
+    zendesk.faults.fail(1, 429, path=USERS, retry_after=asked_for_s)
+    Sending(destination, by_ada()).go()
+    clock.advance(pause_s - 1)
+    Sending(destination, by_ada("e2", "twitter:2")).go()
+    assert asked(zendesk) == 1
+    clock.advance(1)
+    Sending(destination, by_ada("e3", "twitter:3")).go()
+    assert asked(zendesk) == 2
 
 
 def test_after_a_failure_nobody_is_asked_for_a_while(

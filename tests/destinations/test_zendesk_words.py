@@ -98,8 +98,11 @@ def test_the_same_post_always_gives_the_same_bytes() -> None:
     assert ticket_body(post("b", "a"), Style(FIELDS)) == ticket_body(post("b", "a"), Style(FIELDS))
 
 
-def test_a_follow_up_names_the_closed_ticket_and_is_otherwise_the_same() -> None:
-    assert ticket(post(), follow_up_of=35436) == ticket(post()) | {"via_followup_source_id": 35436}
+def test_a_follow_up_names_the_closed_ticket_and_begins_like_a_note() -> None:
+    comment = ticket(post("Billing"))["comment"]
+    comment |= {"html_body": "<p>Label Billing was applied to this post.</p>" + comment["html_body"]}
+    made = ticket(post("Billing"), follow_up_of=35436)
+    assert made == ticket(post("Billing")) | {"comment": comment, "via_followup_source_id": 35436}
 
 
 def test_a_ticket_in_place_of_a_refused_follow_up_names_the_closed_ticket() -> None:
@@ -325,7 +328,15 @@ def test_a_requester_is_added_to_the_frozen_words_and_taken_out_again() -> None:
         ({"authorId": "1234"}, "twitter:1234"),
         ({"authorId": 1234, "entityId": "facebook:1"}, "facebook:1234"),
         ({"authorId": "twitter:1234"}, "twitter:1234"),
-        ({"authorScreenName": "@Ada"}, "twitter:ada"),
+        ({"authorId": "x:1234", "entityId": "x:1"}, "twitter:1234"),
+        ({"authorId": "twitter:1234", "entityId": "x:1"}, "twitter:1234"),
+        ({"authorScreenName": "@Ada"}, "twitter:@ada"),
+        ({"authorScreenName": "1234"}, "twitter:@1234"),
+        *[
+            ({"authorId": rubbish}, "twitter:@ada")
+            for rubbish in ("null", "None", "undefined", 0, -1, "-0.0", "", None)
+        ],
+        ({"authorId": "undefined", "authorScreenName": ""}, ""),
         ({"authorScreenName": "\u200b"}, ""),
         ({"authorScreenName": ""}, ""),
         ({"authorId": "9" * 255}, ""),

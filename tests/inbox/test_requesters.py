@@ -22,6 +22,13 @@ def test_a_user_is_remembered_by_every_process_until_it_is_forgotten(
     assert (mine.recall("twitter:1"), mine.recall("twitter:2")) == (None, "7002")
 
 
+@pytest.mark.parametrize("rubbish", ["True", "", "0", "-5", "7.0", "9" * 20])
+def test_what_is_no_id_is_not_known_and_asked_for_again(rubbish: str, database: Database) -> None:
+    known = Requesters(database)
+    known.remember("twitter:1", rubbish)
+    assert known.recall("twitter:1") is None and known.wait_for_turn("twitter:1", 0)
+
+
 def test_all_processes_together_ask_once_a_second(database: Database, other_database: Database, clock: Clock) -> None:
     mine, others = Requesters(database, clock.advance), Requesters(other_database, clock.advance)
     started = clock()
