@@ -244,7 +244,7 @@ def health() -> tuple[Response, int]:
 def landing() -> str:
     """GET /: what this is and whether it is connected. On Heroku the visit first tells the service its own address."""
     relay = current_relay()
-    if request.method == "GET":
+    if request.method == "GET" and not request.script_root:  # behind a stage of AWS' the host alone is not the address
         with suppress(DatabaseUnavailable):
             relay.subscriptions.learn_address(request.host.lower(), secure=request.is_secure)
     return status.landing_page(relay)
@@ -255,7 +255,7 @@ def secure(response: Response) -> Response:
     not take it is logged."""
     if response.status_code in (401, 404, 405) and (relay := current_app.extensions.get("relay")):
         config = relay.config
-        address = "" if config.polling else (config.public_url or request.host_url.rstrip("/")) + NOTIFICATIONS_PATH
+        address = "" if config.polling else (config.public_url or request.root_url.rstrip("/")) + NOTIFICATIONS_PATH
         relay.receiver.note_misdirected(request.headers.get("Authorization", ""), address, own_request_id())
     response.headers.update(secure_headers(https=request.is_secure))
     return response

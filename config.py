@@ -10,38 +10,42 @@ from urllib.parse import urlsplit
 
 import click
 
-# The variables that every process reads, and where their values come from. A destination lists its own.
+# The variables that every process reads, each with what helps to set it: a sentence or more without the full stop at
+# the end. A destination lists its own.
 VARIABLES = {
-    "SPREDFAST_API_TOKEN": "the OAuth access token of your Khoros Marketing service user",
-    "SPREDFAST_COMPANY_ID": "your company's number in Khoros Marketing; once the access token is right, the service's "
-    "page and flask --app app check list your companies",
-    "NOTIFICATION_BEARER_TOKEN": "a long random secret that you make up, for example with: openssl rand -hex 32",
-    "ALERT_WEBHOOK_URL": "an incoming webhook's address, in Slack: api.slack.com/apps > your app > Incoming Webhooks",
-    "STATUS_PASSWORD": "a long password that you make up for the pages /status and /metrics; without it they are off",
-    "PUBLIC_URL": 'this service\'s own address; on Heroku: heroku apps:info -s | sed -n "s/^web_url=//p"',
-    "HEROKU_APP_NAME": "the name of the Heroku app this runs in; it may be left out",
+    "SPREDFAST_API_TOKEN": "Sign in to Khoros as the relay's user > profile settings > API access token",
+    "SPREDFAST_COMPANY_ID": "It is your company's number in Khoros Marketing; once the access token is right, the "
+    "service's page and flask --app app check list your companies",
+    "NOTIFICATION_BEARER_TOKEN": "Any long random text, 16 characters or more; a password manager makes one",
+    "ALERT_WEBHOOK_URL": "In Slack: api.slack.com/apps > your app > Incoming Webhooks",
+    "STATUS_PASSWORD": "Any long password for the pages /status and /metrics; without it they are off",
+    "PUBLIC_URL": "It is this service's own address, on Heroku the one you see when you press Open app",
+    "HEROKU_APP_NAME": "It is the name of the Heroku app this runs in; it may be left out",
     "DATABASE_URL": "postgres://USER:PASSWORD@HOST/NAME from your database's provider, on Heroku from the PostgreSQL "
     "add-on; sqlite:///relay.db where the disk stays",
-    "KHOROS_DELIVERY": "push or poll; poll needs no public address",
-    "STATUS_SHOWS_POSTS": "true or false; false hides the author and the words of posts on /status, normally true",
-    "RETENTION_DAYS": "how many days a settled post's text is kept, normally 30; 0 empties it within the hour",
-    "ALERT_AFTER_MINUTES": "how many minutes a post may wait before an alert is sent, normally 10",
-    "CATCH_UP_MINUTES": "how often the service fetches what no push brought, normally 5; 0 switches it off",
-    "POLL_SECONDS": "how often the service polls when KHOROS_DELIVERY is poll, normally 15",
-    "KHOROS_EXTERNAL_ID": "our name for the subscription, normally send-to-zendesk",
-    "KHOROS_API_URL": "the Khoros Marketing API, normally https://api.spredfast.com/v2",
-    "LOG_LEVEL": "DEBUG, INFO, WARNING or ERROR",
+    "KHOROS_DELIVERY": "Normally push; poll needs no public address",
+    "STATUS_SHOWS_POSTS": "Normally true; false hides the author and the words of posts on /status",
+    "RETENTION_DAYS": "How many days a settled post's text is kept, normally 30; 0 empties it within the hour",
+    "ALERT_AFTER_MINUTES": "How many minutes a post may wait before an alert is sent, normally 10",
+    "CATCH_UP_MINUTES": "How often the service fetches what no push brought, normally 5; 0 switches it off",
+    "POLL_SECONDS": "How often the service polls when KHOROS_DELIVERY is poll, normally 15",
+    "KHOROS_EXTERNAL_ID": "Our name for the subscription, normally send-to-zendesk",
+    "KHOROS_API_URL": "Normally it is not set: then it is https://api.spredfast.com/v2",
+    "LOG_LEVEL": "Normally INFO",
 }
 # The variable by which each platform makes itself known.
 PLATFORMS = {"DYNO": "Heroku", "RENDER": "Render", "FLY_APP_NAME": "Fly", "AWS_LAMBDA_FUNCTION_NAME": "AWS Lambda"}
 DAY_S = 86_400.0
-_is_visible = re.compile(r"[!-~]+").fullmatch
+_is_visible = re.compile(r"(?![\"'`<])[!-~]+(?<![\"'`>,\\])").fullmatch  # a quote at one end was copied by mistake
+_is_token = re.compile(r"[\w.~+/-]+=*", re.ASCII).fullmatch  # RFC 6750: what may stand behind Bearer
 _is_example = re.compile(r"change-me|(https://)?example[-_.].*").fullmatch  # the values in .env.example
 _ZERO_WIDTH = "\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
 # What comes along when a value is copied, and is no part of it. Inside {…} characters without width belong to a text.
 _AROUND = re.compile(rf"^[\s{_ZERO_WIDTH}]+|[{_ZERO_WIDTH}](?!.*\}})|\s+$", re.DOTALL)
 _IN_QUOTES = re.compile("[\"“”„‟«»]([^\"“”„‟«»]*)[\"“”„‟«»]|['‘’‚‛‹›`]([^'‘’‚‛‹›`]*)['‘’‚‛‹›`]")
 _is_loopback = re.compile(r"localhost|127(\.[0-9]{1,3}){3}|::1").fullmatch
+_is_host = re.compile(r"(?!https?$)[\w.-]+|[0-9a-f:.]+").fullmatch
+_is_on_the_internet = re.compile(r"[\w-]+(\.[\w-]+)+|.*:.*").fullmatch
 
 
 class ConfigError(click.ClickException):
@@ -115,9 +119,7 @@ class Reader:
         if self._faults:
             where = self._variables
             faults = [(name, *fault.partition("\n")) for name, fault in self._faults.items()]
-            lines = [
-                f"  {name} {fault}. Where to get it: {where[name]}{end}{more}" for name, fault, end, more in faults
-            ]
+            lines = [f"  {name} {fault}. {where[name]}.{end}{more}" for name, fault, end, more in faults]
             heading = "The relay cannot start. Set these variables and start it again:"
             raise ConfigError("\n".join([heading, *lines]), self._faults)
 
@@ -127,10 +129,17 @@ class Reader:
 
 def as_secret(value: str) -> str:
     """Visible ASCII characters only, without the word Bearer in front. Raises ValueError."""
-    value = re.sub(r"(?i)^(authorization:\s*)?bearer\s+", "", value)
+    value = re.sub(r"(?i)^(authorization:\s*)?bearer(\s+|$)", "", value)
     if not _is_visible(value):
         raise ValueError("has a space or an unusual character in it; copy it again")
     return value
+
+
+def as_token(value: str) -> str:
+    """A token that a service made. Raises ValueError."""
+    if _is_token(token := as_secret(value)):
+        return token
+    raise ValueError("has a space or an unusual character in it; copy the token alone, without what is around it")
 
 
 def as_boolean(value: str) -> bool:
@@ -141,15 +150,19 @@ def as_boolean(value: str) -> bool:
 
 
 def as_https_url(value: str) -> str:
-    """A plain address, without a slash at its end. A host name alone will do. Raises ValueError."""
-    value = re.sub(r"^(?=[\w-]+(\.[\w-]+)+(:[0-9]+)?(/|$))", "https://", value.rstrip(" ,;"))
+    """A plain address, without a slash at its end. Raises ValueError."""
     if "?" in value:
         raise ValueError("must be a plain address without a user name, a space, ? or #")
-    return re.sub(r"^[^/]+//[^/]+", lambda host: host[0].lower(), as_webhook_url(value)).rstrip("/")
+    url = re.sub(r"^[^/]+//[^/]+", lambda host: host[0].lower(), as_webhook_url(value)).rstrip("/")
+    if not _is_on_the_internet(host := urlsplit(url).hostname or "") and not _is_loopback(host):
+        raise ValueError("does not name a host like acme.example")
+    return url
 
 
 def as_webhook_url(value: str) -> str:
-    """Its secret may be in a query: https://chat.googleapis.com/…?key=…&token=…"""
+    """An address whose secret may be in a query: https://chat.googleapis.com/…?key=…&token=… The https:// may be left
+    out. Raises ValueError."""
+    value = re.sub(r"^(?=[\w-]+(\.[\w-]+)+(:[0-9]+)?(/|$))", "https://", value.rstrip(" ,;"))
     try:
         parts = urlsplit(value)
         host, _ = parts.hostname or "", parts.port
@@ -159,17 +172,20 @@ def as_webhook_url(value: str) -> str:
         raise ValueError("is not a web address that begins with https://")
     if parts.scheme == "http" and not _is_loopback(host):
         raise ValueError("must begin with https://, or the secrets sent there could be read on the way")
-    if parts.username is not None or re.search(r"[\s#]", value):
-        raise ValueError("must be a plain address without a user name, a space or #")
+    if parts.username is not None or re.search(r"[\s#\"<>\\]|'$", value):
+        raise ValueError("must be a plain address without a user name, a space, a quote or #")
+    if not _is_host(host):
+        raise ValueError("does not name a host like acme.example")
     return value
 
 
 def _own_address(value: str) -> str:
-    return re.sub(r"/(notifications|createTicket|status|health)$", "", as_https_url(value))
+    return re.sub(r"/(notifications|createTicket|status|health|metrics)(/.*)?$", "", as_https_url(value))
 
 
 def _app_name(value: str) -> str:
-    name = re.sub(r"^(https?://)?([^/.]*)(\.herokuapp\.com)?/?$", r"\2", value.lower())
+    around = r"^(https?://)?(dashboard\.heroku\.com/apps/)?|(\.herokuapp\.com)?(/.*)?$"
+    name = re.sub(around, "", value.lower())
     if not re.fullmatch("[a-z0-9-]+", name):
         raise ValueError("is not the name of a Heroku app, like acme-relay")
     return name
@@ -189,6 +205,12 @@ def _number(value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", value):
         raise ValueError("is not a whole number")
     return int(value)
+
+
+def _company_number(value: str) -> int:
+    if value in ("?", "\uff1f"):
+        raise ValueError("is a question mark: choose your company and enter its number")
+    return _positive(value)
 
 
 def _positive(value: str) -> int:
@@ -225,8 +247,8 @@ def setting(variable: str, parse: Callable[[str], Any], default: Any = MISSING, 
 class Config:
     """Checked settings."""
 
-    khoros_token: str = setting("SPREDFAST_API_TOKEN", as_secret, secret=True)
-    company_id: int = setting("SPREDFAST_COMPANY_ID", _positive)
+    khoros_token: str = setting("SPREDFAST_API_TOKEN", as_token, secret=True)
+    company_id: int = setting("SPREDFAST_COMPANY_ID", _company_number)
     bearer_tokens: tuple[str, ...] = setting("NOTIFICATION_BEARER_TOKEN", _bearer_tokens, secret=True)
     public_url: str = setting("PUBLIC_URL", _own_address, "")
     heroku_app_name: str = setting("HEROKU_APP_NAME", _app_name, "")

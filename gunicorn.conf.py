@@ -20,6 +20,7 @@ except ValueError:  # other bytes than UTF-8, or the null bytes of UTF-16
     sys.exit("The file .env cannot be read: save it again as plain text in UTF-8.")
 
 NO_PORT = "end the program that has the port, perhaps this relay itself, or set PORT to another one"
+NO_SUCH_PORT = "PORT is not a whole number from 0 to 65535: correct it, or leave it out for 8000."
 POLLS = "Khoros cannot call a laptop: the relay asks Khoros for labels by itself. To be called, set PUBLIC_URL"
 ONE_WORKER = "WEB_CONCURRENCY is not a whole number from 1 on: one worker is started"
 NO_WORKERS = "There are 0 workers: nobody would answer. Set --workers or WEB_CONCURRENCY to 1 or more."
@@ -48,6 +49,8 @@ polls_by_itself = on_laptop and not (os.environ.get("PUBLIC_URL") or os.environ.
 raw_env = ["KHOROS_DELIVERY=poll"] if polls_by_itself else []
 check_settings()
 port = os.environ.get("PORT") or "8000"
+if not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+    sys.exit(NO_SUCH_PORT)
 bind = f"127.0.0.1:{port}" if on_laptop else f"0.0.0.0:{port}"
 wanted_workers = os.environ.get("WEB_CONCURRENCY") or "1"
 workers = int(wanted_workers) if re.fullmatch(r"[1-9][0-9]?", wanted_workers) else 1

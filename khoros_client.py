@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
+from itertools import islice
 from typing import Any, TypeVar
 
 from dates import read_date
@@ -20,6 +22,10 @@ WHOAMI = "/whoami/"
 T = TypeVar("T")
 OVERLONG = "Khoros lists an event of more than 8 MiB: look at it in Khoros"
 _LIVE = {"ACTIVE", ""}  # a label, or a set, that agents can use
+
+
+class WrongCompany(AuthFailed):
+    """The number of our company is none of the access token's companies, which the message lists."""
 
 
 class Garbled(Unavailable):
@@ -145,6 +151,19 @@ class KhorosClient:
             raise Unavailable("Khoros answered without an object")
         listed = map(as_object, as_list(user.get("companies")))
         return [Company(**read_texts(one, "id", "name")) for one in listed if one.get("id")]
+
+    def explain(self, refusal: ServiceError) -> ServiceError:
+        """WrongCompany when Khoros has refused a call because our company is none of the access token's; otherwise the
+        refusal itself."""
+        if isinstance(refusal, Unavailable):
+            return refusal
+        ours, names = str(self._company_id), dict[str, str]()
+        with suppress(ServiceError):
+            names = {one.id: one.name for one in self.companies()}
+        if not names or ours in names:
+            return refusal
+        listed = ", ".join(f"{number} ({name})" for number, name in islice(names.items(), 10))
+        return WrongCompany(f"SPREDFAST_COMPANY_ID {ours} is no company of the access token, which has: {listed}")
 
     def _pages(self, path: str, first: int, parse: Callable[[Any], T], key: Callable[[T], str]) -> list[T]:
         """The entries of up to ten pages, each once by its key."""

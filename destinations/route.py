@@ -100,10 +100,16 @@ class Route:
         return tuple(dict.fromkeys(found)) or None
 
 
+def unit(text: str) -> str:
+    """What `split_lines` counts: lines, or the routes of a text that is one line."""
+    return "line" if re.search(_BREAK, text) else "route"
+
+
 def split_lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines with the numbers that an editor shows, without empty ones and comments. A line ends at a line break or
-    ; that is not in quotes, braces or an address. A comment ends at ; only when the whole text is one line."""
-    ends = _BREAK if re.search(_BREAK, text) else ";"
+    """The lines without empty ones and comments, with the numbers that an editor shows, or with 1, 2 … where the whole
+    text is one line. A line ends at a line break or ; that is not in quotes, braces or an address. A comment ends at ;
+    only when the whole text is one line."""
+    ends = _BREAK if unit(text) == "line" else ";"
     begins = r"(?:\A|(?<=[;\r\n])(?<!&gt;)(?<!&rarr;)|(?<=\\n))"
     comment = rf"{begins}[^\S\r\n]*#(?:(?!{ends}).)*"  # quotes and braces in it mean nothing
     parts = rf"{comment}|{_QUOTED_NAME}|{_ADDRESS}|{_BRACES}|(?P<end>{_BREAK}|(?<!&gt)(?<!&rarr);|\Z)"
@@ -111,9 +117,9 @@ def split_lines(text: str) -> Iterator[tuple[int, str]]:
     for part in re.finditer(parts, text):
         if part["end"] is not None:
             line = text[begin : part.start()].strip()
-            if line and not line.startswith("#"):
+            if said := line and not line.startswith("#"):
                 yield number, line
-            number += line.count("\n") + (part["end"] != ";")
+            number += line.count("\n") + (part["end"] != ";") if ends == _BREAK else bool(said)
             begin = part.end()
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from config import Reader
 from destinations.filters import Filter, query_for, unquoted, visible
-from destinations.route import Route, first_words, read_line, split_lines
+from destinations.route import Route, first_words, read_line, split_lines, unit
 from events import LABEL_APPLIED, Event, Subject, as_object, read_names
 
 ROUTES_VARIABLES = {
-    "SPREDFAST_LABEL_NAME": "the label that makes a ticket, as the inbox shows it, like CreateCase; not needed "
+    "SPREDFAST_LABEL_NAME": "The label that makes a ticket, as the inbox shows it, like CreateCase; not needed "
     "when ROUTES is set",
-    "ROUTES": "lines like: label VIP -> slack #social-crisis; docs/routes.md explains them",
+    "ROUTES": "Lines like: label VIP -> slack #social-crisis; docs/routes.md explains them",
 }
 _EMAIL = re.compile(r"[^\s:]*[^\s:@]@[^\s:@]*")
 
@@ -32,11 +32,13 @@ class Routes:
         """The routes in the environment: ROUTES, then SPREDFAST_LABEL_NAME. `read` keeps the faults; one names every
         faulty line."""
         routes, faults = [], []
-        for number, line in split_lines(read("ROUTES", lambda value: unquoted(visible(value).strip()), "")):
+        text = read("ROUTES", lambda value: unquoted(visible(value).strip()), "")
+        noun = unit(text)
+        for number, line in split_lines(text):
             try:
                 routes.append(read_line(line, number))
             except ValueError as fault:
-                faults.append(f"\n    line {number}{first_words(line)} {fault}")
+                faults.append(f"\n    {noun} {number}{first_words(line)} {fault}")
         if faults:
             read.add_fault("ROUTES", f"has faulty lines{''.join(faults)}")
         label = read("SPREDFAST_LABEL_NAME", Filter.read, required=not routes and not faults)

@@ -24,7 +24,7 @@ PLAIN = {"mrkdwn": False, "parse": "none", "link_names": False, "unfurl_links": 
 SLACK_VARIABLES = {
     "SLACK_BOT_TOKEN": "api.slack.com/apps > your app > OAuth & Permissions: Bot User OAuth Token (xoxb-…), with the "
     "scopes chat:write, chat:write.public, users:read and users:read.email",
-    "SLACK_API_URL": "the Slack API, normally https://slack.com/api",
+    "SLACK_API_URL": "Normally it is not set: then it is https://slack.com/api",
 }
 _OTHERS = {"xoxp": "a user token", "xapp": "an app-level token", "xoxe": "a token that expires", "http": "an address"}
 # What an answer means, by its status and Slack's error code, and what to do about it: the first line that fits.

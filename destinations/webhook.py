@@ -23,7 +23,7 @@ from events import Subject
 from inbox.items import Draft, Item
 from outbound import Answer, AuthFailed, Limited, Rejected, ServiceError, Unavailable, new_session, reach, send
 
-WEBHOOK_VARIABLES = {"WEBHOOK_SECRET": 'make it with: echo "whsec_$(openssl rand -base64 32)"; to change it: NEW,OLD'}
+WEBHOOK_VARIABLES = {"WEBHOOK_SECRET": 'Make it with: echo "whsec_$(openssl rand -base64 32)"; to change it: NEW,OLD'}
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,17 @@ class PublicAddress:
         """The address, configured or learned; "" when unknown."""
         return self._config.public_url or self._facts.recall("public_url") or ""
 
+    def why_unknown(self) -> str:
+        """What to do while the address is unknown."""
+        config = self._config
+        if not (config.on_dyno or config.on_lambda):
+            return "The relay does not know its public address: set PUBLIC_URL."
+        own = "…herokuapp.com address" if config.on_dyno else "address at AWS"
+        how = f"open its {own} once in a browser, or set PUBLIC_URL to the address that Khoros can call."
+        name = config.heroku_app_name
+        or_else = f" HEROKU_APP_NAME is {name}: it must be the app's name, or empty." if name and config.on_dyno else ""
+        return f"The relay does not know its public address yet: {how}{or_else}"
+
     def notification_uri(self, used: Iterable[str]) -> str:
         """The address for notifications; "" when unknown. While nobody has opened the app, the first one of those
         `used` until now that this app may have."""

@@ -28,7 +28,7 @@ from events import Unreadable, as_object
 from inbox.facts import Facts
 from khoros.receive import Receiver
 from khoros_client import OVERLONG, PAGE_SIZE, Garbled, KhorosClient
-from outbound import Rejected, ServiceError, Unavailable
+from outbound import AuthFailed, Rejected, ServiceError, Unavailable
 
 PAGES = 50  # of up to 100 events, at most, for each of the three parts
 ROUND_PAGES = 3  # between head and tail, at least
@@ -54,13 +54,14 @@ class Source:
 @dataclass(frozen=True)
 class CatchUpStatus:
     """What every process and /health see of the polls. `at` is the time of the last poll and `failing_since` of the
-    first of those that failed, by the database's clock. `failed` is the last one's reason, "" when it worked. `end` is
-    how far the list of the subscription `uuid` is known. `too_old` counts the events from before we subscribed. `gone`:
-    Khoros does not know the subscription any more."""
+    first of those that failed, by the database's clock. `failed` is the last one's reason, "" when it worked, and
+    `refused` says whether Khoros refused us. `end` is how far the list of the subscription `uuid` is known. `too_old`
+    counts the events from before we subscribed. `gone`: Khoros does not know the subscription any more."""
 
     at: float = 0.0
     failed: str = ""
     failing_since: float = 0.0
+    refused: bool = False
     too_old: int = 0
     uuid: str = ""
     end: int = 0
@@ -117,11 +118,11 @@ class CatchUp:
     def _poll(self, source: Source, known: CatchUpStatus) -> CatchUpStatus:
         if known.uuid != source.uuid:  # another list
             known = replace(known, uuid=source.uuid, end=0, too_old=0)
-        poll, failed, gone = _Poll(source, known.end), "", False
+        poll, failed, gone, refused = _Poll(source, known.end), "", False, False
         try:
             self._read_list(poll)
         except ServiceError as error:
-            failed, gone = str(error), error.status == 404
+            failed, gone, refused = str(error), error.status == 404, isinstance(error, AuthFailed)
             if failed != known.failed:
                 log.warning("catch_up_failed", event_name=self._event_name, reason=failed)
         if poll.accepted:
@@ -133,7 +134,8 @@ class CatchUp:
             names = {"event_name": self._event_name, "count": count, "first": first, "last": last}
             log.warning("events_too_old", **names, reason="they happened before this service first subscribed")
         too_old = max(count, known.too_old)
-        return replace(known, failed=failed, failing_since=failing_since, too_old=too_old, gone=gone, end=poll.end)
+        known = replace(known, failed=failed, failing_since=failing_since, refused=refused)
+        return replace(known, too_old=too_old, gone=gone, end=poll.end)
 
     # The three parts of a poll
 

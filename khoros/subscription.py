@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
 
 import log
 from config import Config
@@ -16,7 +14,7 @@ from inbox.facts import Facts
 from khoros.address import PublicAddress
 from khoros.catch_up import CatchUp, CatchUpStatus, Source
 from khoros.receive import NOTIFICATIONS_PATH, Receiver
-from khoros_client import KhorosClient, Subscription
+from khoros_client import KhorosClient, Subscription, WrongCompany
 from outbound import AuthFailed, ServiceError, Unavailable
 
 CHECK_EVERY_S = 3600.0
@@ -26,22 +24,20 @@ CLOCKS_DIFFER_S = 60.0  # between Khoros' own machines
 CLOCK_UNKNOWN_S = 300.0  # between Khoros' clock and ours, when Khoros does not say its time
 SUBSCRIBED, PAUSED, DELETED, NOT_WANTED = "subscribed", "paused", "deleted", "not_wanted"
 FAILED, LOGIN_REFUSED, NO_ADDRESS, STARTING = "failed", "refused", "no_address", "starting"
+WRONG_COMPANY = "wrong_company"
 WORKING = (SUBSCRIBED, PAUSED)
-LEFT_PAUSED = "a person paused the subscription in Khoros; to go on: flask --app app subscription resume"
-LEFT_DELETED = "the subscription was deleted by command; to subscribe again: flask --app app subscription resume"
-ADDRESS_UNKNOWN = "the service does not know its public address: set PUBLIC_URL"
-ADDRESS_UNKNOWN_YET = (
-    "the app does not know its public address yet: open it once in a browser, with its own https address (on Heroku: "
-    "dashboard > your app > Open app), or set PUBLIC_URL to that address. HEROKU_APP_NAME must be its name, or empty"
-)
+LEFT_PAUSED = "A person paused the subscription in Khoros; to go on: flask --app app subscription resume"
+LEFT_DELETED = "The subscription was deleted by command; to subscribe again: flask --app app subscription resume"
+# The state that an error of Khoros leads to, by the first class that fits.
+STATE_AFTER = ((WrongCompany, WRONG_COMPANY), (AuthFailed, LOGIN_REFUSED), (ServiceError, FAILED))
 
 
 @dataclass(frozen=True)
 class SubscriptionStatus:
     """The subscription as every process and /health see it. `at` is the time of the last check and `upserted_at` of
-    the last upsert, by the database's clock; `since` is the time of the first one, by Khoros'. `wanted` is what the
-    last upsert asked for: event, address and query. `echo` is how Khoros listed the subscription after it, empty when
-    Khoros did not."""
+    the last upsert, by the database's clock; `since` is the time of the first one, by Khoros'. `failing_since` is when
+    Khoros began to be unavailable, 0 when it works or refuses us. `wanted` is what the last upsert asked for: event,
+    address and query. `echo` is how Khoros listed the subscription after it, empty when Khoros did not."""
 
     state: str = STARTING
     detail: str = ""
@@ -50,6 +46,7 @@ class SubscriptionStatus:
     at: float = 0.0
     upserted_at: float = 0.0
     since: float = 0.0
+    failing_since: float = 0.0
     wanted: Sequence[str] = ()
     echo: Sequence[str] = ()
 
@@ -171,27 +168,19 @@ class Subscriber:
             current, listed = self._current(known.uuid, needed=known.upserted_at >= self._started_at)
             wanted = self._wanted(known, current, listed)
             if not wanted:
-                may_learn = self._config.on_dyno or self._config.on_lambda
-                detail = ADDRESS_UNKNOWN_YET if may_learn else ADDRESS_UNKNOWN
-                return replace(known, state=NO_ADDRESS, detail=detail)
+                return replace(known, state=NO_ADDRESS, detail=self._address.why_unknown(), failing_since=0.0)
             if current is None or current.status != "PAUSED":
                 current, known = self._repair(current, known, wanted)
         except ServiceError as error:
-            state, detail = LOGIN_REFUSED if isinstance(error, AuthFailed) else FAILED, str(error)
-            return replace(known, state=state, detail=self._company_fault(error) or detail)
+            explained = self._khoros.explain(error)
+            state = next(state for kind, state in STATE_AFTER if isinstance(explained, kind))
+            since = (known.failing_since or self._facts.now()) if isinstance(error, Unavailable) else 0.0
+            return replace(known, state=state, detail=str(explained), failing_since=since)
         state, detail = (PAUSED, LEFT_PAUSED) if current.status == "PAUSED" else (SUBSCRIBED, "")
         since = known.since or self._facts.now() - CLOCK_UNKNOWN_S
         uuid, created_date = current.uuid or known.uuid, current.created_date
-        return replace(known, state=state, detail=detail, uuid=uuid, created_date=created_date, since=since)
-
-    def _company_fault(self, refusal: ServiceError) -> str:
-        """The companies of the access token, when Khoros refuses because ours is none of them; otherwise ""."""
-        ours, names = str(self._config.company_id), dict[str, str]()
-        with suppress(ServiceError):
-            names = {} if isinstance(refusal, Unavailable) else {one.id: one.name for one in self._khoros.companies()}
-        listed = ", ".join(f"{number} ({name})" for number, name in islice(names.items(), 10))
-        wrong = names and ours not in names
-        return f"SPREDFAST_COMPANY_ID {ours} is no company of the access token, which has: {listed}" if wrong else ""
+        known = replace(known, uuid=uuid, created_date=created_date, since=since)
+        return replace(known, state=state, detail=detail, failing_since=0.0)
 
     def _current(self, uuid: str, *, needed: bool) -> tuple[Subscription | None, list[Subscription]]:
         """Our subscription as Khoros lists it, of several the one with this uuid; and all that are listed. An upsert

@@ -15,6 +15,7 @@ from khoros.catch_up import CatchUpStatus
 from khoros.receive import Receiver
 from khoros.subscription import (
     FAILED,
+    LOGIN_REFUSED,
     NO_ADDRESS,
     NOT_WANTED,
     RETRY_S,
@@ -55,8 +56,8 @@ class Subscriptions:
         return min(step.make_step() for step in self._steps)
 
     def statuses(self) -> dict[str, SubscriptionStatus]:
-        """The status of each, by its event name. In poll mode one whose polls fail is failed: nothing else brings its
-        events. Raises DatabaseUnavailable."""
+        """The status of each, by its event name. In poll mode one whose polls fail is failed or refused: nothing else
+        brings its events. Raises DatabaseUnavailable."""
         return {name: self._status(one) for name, one in self._all.items()}
 
     def polls(self) -> dict[str, CatchUpStatus]:
@@ -67,8 +68,10 @@ class Subscriptions:
         """Remembers the host name of a visit to the landing page, when it is the first and may be ours; see
         PublicAddress. Raises DatabaseUnavailable."""
         if self._address.learn(host, secure=secure):
+            uri = self._address.notification_uri(())
             for one in self._all.values():
-                if one.status().state in (SUBSCRIBED, NO_ADDRESS):  # with an older address, from Khoros, or none
+                status = one.status()
+                if status.state in (SUBSCRIBED, NO_ADDRESS) and list(status.wanted[1:2]) != [uri]:  # older, or none
                     one.look_again()
                 one.retry_now()
             self.loop.wake()
@@ -101,9 +104,11 @@ class Subscriptions:
 
     def _status(self, one: Subscriber) -> SubscriptionStatus:
         status = one.status()
-        if self._config.polling and status.state == SUBSCRIBED and (failed := one.poll_status().failed):
-            return replace(status, state=FAILED, detail=f"polling fails: {failed}")
-        return status
+        poll = one.poll_status()
+        if not (self._config.polling and status.state == SUBSCRIBED and poll.failed):
+            return status
+        state, since = (LOGIN_REFUSED, 0.0) if poll.refused else (FAILED, poll.failing_since)
+        return replace(status, state=state, detail=f"Polling fails: {poll.failed}", failing_since=since)
 
 
 class _Leftovers:

@@ -33,6 +33,7 @@ ADVICE = (
     ("ALERT_WEBHOOK_URL answered", "Make a new webhook and set ALERT_WEBHOOK_URL."),
     ("This service .*nothing listens", "Start the service, or correct PUBLIC_URL."),
     ("certificate is not trusted", "Renew the certificate there, or correct the address."),
+    (r"ALERT_WEBHOOK_URL \(", "Correct ALERT_WEBHOOK_URL, or see that the webhook can be reached from here."),
     ("cannot be (reached|called)", "Correct the address, or see that what is there can be reached from here."),
     ("", "Try again in a minute; if it stays, look at that service's status page or ask its support."),
 )  # fmt: skip

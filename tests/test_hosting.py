@@ -131,6 +131,14 @@ def test_a_port_that_is_taken_is_one_line(hosted: Any) -> None:
     assert f'reason="port {port}: Address already in use; end the program that has the port' in line
 
 
+@pytest.mark.parametrize("port", ["80000", "abc", "-1"])
+def test_a_port_that_cannot_be_is_one_line(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.Settings.from_env", lambda environ: None)
+    monkeypatch.setenv("PORT", port)
+    with pytest.raises(SystemExit, match="^PORT is not a whole number from 0 to 65535: correct it, or leave it out"):
+        runpy.run_path(str(ROOT / "gunicorn.conf.py"))
+
+
 def test_no_workers_means_one_and_a_warning(hosted: Any) -> None:
     relay, zendesk = hosted(workers=0)
     takes_and_delivers(relay, zendesk, 1)

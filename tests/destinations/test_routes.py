@@ -248,14 +248,18 @@ def test_one_message_names_every_faulty_line_and_only_those() -> None:
         read("label VIP slack #x\n# comment\nlabel A -> zendesk\nrule -> slack #x; published -> zendesk", "(a+)+")
     lines = re.findall(r"^ +(.*)$", str(error.value), re.MULTILINE)
     assert [line.split("; for example")[0] for line in lines[:4]] == [
-        "ROUTES has faulty lines. Where to get it: lines like: label VIP -> slack #social-crisis; docs/routes.md "
-        "explains them",
+        "ROUTES has faulty lines. Lines like: label VIP -> slack #social-crisis; docs/routes.md explains them.",
         'line 1 "label VIP" has no ->',
         'line 4 "rule" must name a rule: one that matches a hashtag can match thousands of posts an hour',
         'line 4 "published" cannot lead to zendesk, where a ticket is about a post',
     ]
     assert lines[4].startswith("SPREDFAST_LABEL_NAME") and len(lines) == 5
     assert "SPREDFAST_LABEL_NAME uses more than" in str(error.value)
+
+
+def test_in_a_text_of_one_line_the_routes_are_counted() -> None:
+    with pytest.raises(ConfigError, match=r'\n +route 3 "label C" has no ->'):
+        read("label A -> zendesk; label B -> zendesk; # a comment; label C")
 
 
 def test_a_faulty_line_does_not_make_the_label_missing() -> None:

@@ -773,7 +773,7 @@ def test_a_failing_poll_shows_its_reason_and_since_when_to_every_process(
 
 @SQLITE
 @pytest.mark.parametrize("polling", [True, False])
-def test_in_poll_mode_a_subscription_whose_polls_fail_is_failed(
+def test_in_poll_mode_a_subscription_whose_polls_are_refused_is_refused(
     polling: bool, config: Config, khoros: FakeKhoros, database: Database, clock: Clock
 ) -> None:
     config = replace(config, polling=polling, poll_s=15.0)
@@ -783,11 +783,24 @@ def test_in_poll_mode_a_subscription_whose_polls_fail_is_failed(
     subscriptions.step()
     status = subscriptions.statuses()[LABEL_APPLIED]
     if polling:
-        assert (status.state, status.detail[:36]) == ("failed", "polling fails: Khoros says Developer")
+        assert (status.state, status.detail[:36]) == ("refused", "Polling fails: Khoros says Developer")
     else:
         assert (status.state, status.detail) == ("subscribed", "")
     poll(subscriptions, clock)
     assert subscriptions.statuses()[LABEL_APPLIED].state == "subscribed"
+
+
+@SQLITE
+def test_in_poll_mode_a_subscription_whose_polls_fail_is_failed_since_then(
+    config: Config, khoros: FakeKhoros, database: Database, clock: Clock
+) -> None:
+    subscriptions = new_subscriptions(replace(config, polling=True, poll_s=15.0), database)
+    subscriptions.step()
+    khoros.faults.outage(503, path="/v2/events/data/")
+    subscriptions.step()
+    status = subscriptions.statuses()[LABEL_APPLIED]
+    assert (status.state, status.failing_since) == ("failed", polled(subscriptions).failing_since)
+    assert status.failing_since
 
 
 @SQLITE

@@ -19,7 +19,7 @@ from config import Config
 from events import LABEL_APPLIED, MESSAGE_PUBLISHED, MESSAGE_SENT, RULE_APPLIED
 from inbox.database import Database
 from inbox.facts import Facts
-from khoros.subscription import CHECK_EVERY_S, RETRY_S, SUBSCRIBE_TURN_S, SubscriptionStatus
+from khoros.subscription import CHECK_EVERY_S, RETRY_S, SUBSCRIBE_TURN_S, WRONG_COMPANY, SubscriptionStatus
 from khoros.subscriptions import Subscriptions
 from khoros_client import KhorosClient, Subscription, Upserted
 from outbound import Rejected, Unavailable
@@ -305,6 +305,27 @@ def test_the_wait_starts_small_again_after_a_success(
     assert subscriber.step() == 1
 
 
+@SQLITE
+def test_the_time_since_which_khoros_is_unavailable_is_known_and_a_refusal_has_none(
+    subscriber: Subscriptions, khoros: FakeKhoros, clock: Clock
+) -> None:
+    khoros.faults.outage(503)
+    clock.advance(subscriber.step())
+    since = status_of(subscriber).failing_since
+    clock.advance(subscriber.step())
+    assert status_of(subscriber).failing_since == since > 0
+    khoros.faults.clear()
+    khoros.faults.outage(401)
+    clock.advance(subscriber.step())
+    assert (status_of(subscriber).state, status_of(subscriber).failing_since) == ("refused", 0.0)
+    khoros.faults.clear()
+    khoros.faults.outage(503)
+    clock.advance(subscriber.step())
+    khoros.faults.clear()
+    subscriber.step()
+    assert (status_of(subscriber).state, status_of(subscriber).failing_since) == ("subscribed", 0.0)
+
+
 # The company
 
 
@@ -315,7 +336,7 @@ def test_a_number_of_another_company_is_answered_with_those_of_the_token(
     subscriber = new_subscriber(replace(config, company_id=1), facts)
     subscriber.step()
     words = "SPREDFAST_COMPANY_ID 1 is no company of the access token, which has: 123 (Acme Coffee)"
-    assert (status_of(subscriber).state, status_of(subscriber).detail) == ("refused", words)
+    assert (status_of(subscriber).state, status_of(subscriber).detail) == (WRONG_COMPANY, words)
 
 
 @SQLITE
@@ -333,9 +354,17 @@ def test_a_refusal_of_our_own_company_keeps_its_words(config: Config, facts: Fac
 @pytest.mark.parametrize(
     ("on", "words"),
     [
-        ({}, "the service does not know its public address: set PUBLIC_URL"),
-        ({"on_dyno": True}, "open it once in a browser, with its own https address (on Heroku: dashboard > your app"),
-        ({"on_lambda": True}, "open it once in a browser"),
+        ({}, "The relay does not know its public address: set PUBLIC_URL."),
+        (
+            {"on_dyno": True},
+            "The relay does not know its public address yet: open its …herokuapp.com address once in a browser, or set "
+            "PUBLIC_URL to the address that Khoros can call.",
+        ),
+        (
+            {"on_dyno": True, "heroku_app_name": "acme"},
+            "Khoros can call. HEROKU_APP_NAME is acme: it must be the app's name, or empty.",
+        ),
+        ({"on_lambda": True, "heroku_app_name": "acme"}, "or set PUBLIC_URL to the address that Khoros can call."),
     ],
 )
 def test_without_an_address_one_line_says_what_to_do(
@@ -351,8 +380,8 @@ def test_without_an_address_one_line_says_what_to_do(
     for _ in range(20):
         clock.advance(subscriber.step())
     assert (events(caplog), khoros.subscriptions) == (["subscription_no_address"], [])
-    assert words in fields_of(caplog, "subscription_no_address")["reason"]
-    assert status_of(subscriber).state == "no_address" and words in status_of(subscriber).detail
+    assert fields_of(caplog, "subscription_no_address")["reason"].endswith(words)
+    assert status_of(subscriber).state == "no_address" and status_of(subscriber).detail.endswith(words)
 
 
 # The hourly check
@@ -1144,6 +1173,17 @@ def test_a_visit_corrects_an_address_taken_from_khoros_at_once(
     for _ in range(3):
         clock.advance(subscriber.step())
     assert khoros.subscriptions[0].notification_uri == f"https://{OURS}/notifications"
+
+
+def test_a_visit_to_the_address_that_khoros_has_already_changes_nothing(
+    config: Config, facts: Facts, khoros: FakeKhoros
+) -> None:
+    config = replace(config, public_url="", on_dyno=True)
+    left_in_khoros(config, f"https://{OURS}/notifications")
+    subscriber = new_subscriber(config, facts)
+    subscriber.step()
+    subscriber.learn_address(OURS, secure=True)
+    assert (status_of(subscriber).state, subscriber.public_url()) == ("subscribed", f"https://{OURS}")
 
 
 def test_a_pause_is_noticed_although_the_list_failed_once(

@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from app import ALL_VARIABLES, create_app
 from config import PLATFORMS, ConfigError
 from operations.cli import COMMANDS
-from operations.closed import DASHBOARDS
+from operations.closed import ASK_EVERY_S, DASHBOARDS, ClosedError
 from operations.relay import current_relay
 from sandbox.khoros import FakeKhoros
 from sandbox.server import Server
@@ -54,7 +54,7 @@ def test_on_a_platform_the_page_names_each_variable_what_is_wrong_and_where_it_i
 def test_the_page_has_no_word_of_a_value(closed: Flask) -> None:
     page = closed.test_client().get("/").text
     assert "<strong>SPREDFAST_API_TOKEN</strong> has a space or an unusual character in it" in page
-    assert "line 1 must have zendesk, slack or webhook behind -&gt;; for example: label VIP" in page
+    assert "route 1 must have zendesk, slack or webhook behind -&gt;; for example: label VIP" in page
     assert PLANS not in page
 
 
@@ -101,25 +101,63 @@ def khoros(environment: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeKhor
         yield khoros
 
 
+QUESTION = "<strong>SPREDFAST_COMPANY_ID</strong> is a question mark: choose your company and enter its number."
+ACME = ["<li><strong>123</strong> Acme Coffee</li>"]
+REFUSED = "Khoros refuses SPREDFAST_API_TOKEN: copy it again. Then your companies are listed here."
+
+
 def companies(client: FlaskClient) -> list[str]:
     page = client.get("/").text
-    assert "<strong>SPREDFAST_COMPANY_ID</strong> is not a whole number." in page
+    assert QUESTION in page
     return [line.strip() for line in page.splitlines() if "Acme Coffee" in line]
 
 
 def test_who_does_not_know_the_companys_number_reads_it_on_the_page(khoros: FakeKhoros) -> None:
-    assert companies(create_app().test_client()) == ["<li><strong>123</strong> Acme Coffee</li>"]
+    assert companies(create_app().test_client()) == ACME
 
 
-def test_khoros_is_asked_once_however_often_the_page_is_opened(khoros: FakeKhoros) -> None:
+def test_khoros_is_asked_once_for_what_it_lists(khoros: FakeKhoros) -> None:
     client = create_app().test_client()
-    first, khoros.token = companies(client), "another-token"
-    assert companies(client) == first != []
+    assert companies(client) == companies(client) == ACME
+    assert len(khoros.calls) == 1
 
 
-def test_a_refused_token_lists_no_company(khoros: FakeKhoros, environment: pytest.MonkeyPatch) -> None:
+def test_a_refused_token_lists_no_company_and_the_page_says_so(
+    khoros: FakeKhoros, environment: pytest.MonkeyPatch
+) -> None:
     environment.setenv("SPREDFAST_API_TOKEN", "another-token")
-    assert companies(create_app().test_client()) == []
+    client = create_app().test_client()
+    assert companies(client) == [] and REFUSED in client.get("/").text
+
+
+def test_without_a_token_the_page_says_that_it_is_needed_first(
+    khoros: FakeKhoros, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("SPREDFAST_API_TOKEN", "")
+    assert "When SPREDFAST_API_TOKEN is right, your companies are listed" in create_app().test_client().get("/").text
+    assert khoros.calls == []
+
+
+def test_khoros_is_asked_again_after_a_while_until_it_lists_some(khoros: FakeKhoros) -> None:
+    now = [0.0]
+    closed = ClosedError(ConfigError("", {"SPREDFAST_COMPANY_ID": "is missing"}), clock=lambda: now[0])
+    khoros.faults.outage(503)
+    assert closed.companies() == ([], "Khoros did not answer with your companies: try again in a minute.")
+    khoros.faults.clear()
+    now[0] = ASK_EVERY_S - 1
+    assert closed.companies()[0] == [] and len(khoros.calls) == 1
+    now[0] = ASK_EVERY_S
+    assert [one.name for one in closed.companies()[0]] == ["Acme Coffee"]
+
+
+# The words
+
+
+@pytest.mark.parametrize("name", ALL_VARIABLES)
+def test_what_helps_to_set_a_variable_is_a_sentence_without_a_command(name: str) -> None:
+    hint = ALL_VARIABLES[name]
+    assert (hint[0].isupper() or hint.startswith(("api.slack.com", "postgres://"))) and not hint.endswith(".")
+    assert ("openssl" not in hint and "heroku apps" not in hint) or name == "WEBHOOK_SECRET"
 
 
 # The commands
