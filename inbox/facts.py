@@ -16,7 +16,7 @@ T = TypeVar("T", bound="DataclassInstance")
 _KEEP = """INSERT INTO facts (name, value) VALUES (:name, :value)
     ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
 _MAKE = "INSERT INTO facts (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING"
-_TURN = "SELECT value, :clock FROM facts WHERE name = :name FOR UPDATE"
+_TURN = "SELECT value, :clock FROM facts WHERE name = :name FOR UPDATE SKIP LOCKED"
 
 
 class Facts:
@@ -47,14 +47,14 @@ class Facts:
 
     def take_turn(self, name: str, for_s: float) -> bool:
         """Whether this process may do the work called `name` now. The others may not for `for_s` seconds, or until
-        `end_turn`."""
+        `end_turn`. Nobody waits for a process that takes or ends the turn at this moment."""
         with self._database.transaction() as db:
-            db.change(_MAKE, {"name": name, "value": "0"})
-            [(until, now)] = db.rows(_TURN, {"name": name})
-            mine = not now < float(until) <= now + for_s
-            if mine:
-                db.change(_KEEP, {"name": name, "value": str(now + for_s)})
-        return mine
+            if not db.rows("SELECT 1 FROM facts WHERE name = :name", {"name": name}):
+                db.change(_MAKE, {"name": name, "value": "0"})
+            for until, now in db.rows(_TURN, {"name": name}):
+                if not now < float(until) <= now + for_s:
+                    return db.change(_KEEP, {"name": name, "value": str(now + for_s)}) > 0
+        return False
 
     def end_turn(self, name: str) -> None:
         """Lets another process take its turn at `name`."""

@@ -142,7 +142,10 @@ class Relay:
         ends_at = time.monotonic() + for_s
         deliveries = [partial(delivery.drain, ends_at) for delivery in self.deliveries.values()]
         run_together(deliveries + ([] if deliver_only else [partial(loop.run_due, ends_at) for loop in self.loops]))
-        self.facts.end_turn(TICKING)
+        try:
+            self.facts.end_turn(TICKING)
+        except DatabaseUnavailable as error:  # the turn ends by itself
+            log.warning("turn_not_ended", turn=TICKING, reason=error)
         run_together(deliveries)  # what was fetched, or committed while a tick was under way
 
     def needs_tick(self) -> bool:
@@ -167,7 +170,7 @@ class Relay:
             return None
         if fault:
             log.error("database_unavailable", reason=fault)
-        return replace(health, fault=fault)
+        return replace(health, fault=fault, loses_data=self.loses_data)
 
 
 def run_together(steps: Sequence[Callable[[], object]]) -> None:

@@ -153,6 +153,60 @@ def test_in_poll_mode_one_function_is_enough(start: Start, khoros: FakeKhoros, z
     assert [ticket.external_id for ticket in zendesk.tickets] == [posted]
 
 
+def test_a_named_stage_of_a_gateway_is_part_of_every_link_and_teaches_no_address(
+    start: Start, khoros: FakeKhoros
+) -> None:
+    http, sent = start("http", PUBLIC_URL=""), post("twitter:1")
+    domain = sent["requestContext"]["domainName"] = "a1b2c3d4e5.execute-api.eu-west-1.amazonaws.com"
+    for path, status in (("/prod/notifications", 202), ("/prod/nothing", 404), ("/production/notifications", 404)):
+        context = {**sent["requestContext"], "stage": "prod"}
+        assert answer(http, {**sent, "rawPath": path, "requestContext": context})[0] == status
+    rest = {"httpMethod": "GET", "path": "/", "headers": {"Host": domain, "X-Forwarded-Proto": "https"}}
+    context = {"stage": "prod", "path": "/prod/", "domainName": domain}
+    page = answer(http, {**rest, "requestContext": context})[1]
+    assert 'href="/prod/static/style.css"' in page
+    rest["headers"] = {"Host": "relay.example"}  # a domain of one's own leads to the stage
+    own = answer(http, {**rest, "requestContext": {**context, "domainName": "relay.example"}})[1]
+    assert 'href="/static/style.css"' in own
+    start("scheduled", PUBLIC_URL="").invoke(scheduler_event())
+    assert khoros.subscriptions == []
+
+
+def test_a_visit_to_the_address_of_the_subscription_changes_nothing(start: Start) -> None:
+    visit = function_url_event("GET", "/", {})
+    start("scheduled", PUBLIC_URL=f"https://{visit['headers']['host']}").invoke(scheduler_event())
+    http = start("http", PUBLIC_URL="")
+    assert "Connecting" not in answer(http, visit)[1]
+    health = json.loads(answer(http, function_url_event("GET", "/health", {}))[1])
+    assert health["subscription"]["state"] == "subscribed"
+
+
+@pytest.mark.parametrize("part", ["headers", "multiValueHeaders"])
+def test_the_name_of_a_request_is_lambdas_own_and_no_header_is_taken_for_another(start: Start, part: str) -> None:
+    http = start("http")
+    names = {"x-request-id": "its", "X-Request-Id": "of-the-sender", "X_Request_Id": "of-the-sender"}
+    given = {**names, "Authorization": "Bearer of-somebody-else", "X_Forwarded_For": "198.51.100.1"}
+    headers = {name: [value] if part == "multiValueHeaders" else value for name, value in given.items()}
+    event = {"httpMethod": "POST", "path": "/notifications", "body": "{}", "requestContext": {}, part: headers}
+    assert answer(http, event)[0] == 401
+    [line] = lines(http, "notification_refused")
+    assert re.search(r"request_id=[0-9a-f]{8}-[0-9a-f-]{27}( |$)", line) and "198.51.100.1" not in line
+
+
+@pytest.mark.parametrize("event", [{}, None, scheduler_event(), DELIVER_ONLY])
+def test_what_is_no_web_request_is_refused_in_words(start: Start, event: Any) -> None:
+    said = start("http").invoke(event)
+    assert said["error"].startswith("ValueError: http answers web requests only")
+
+
+def test_a_function_with_too_little_time_says_what_to_do(start: Start) -> None:
+    deliver = start("scheduled")
+    deliver.invoke(scheduler_event(), timeout_s=60)
+    deliver.invoke(scheduler_event(), timeout_s=15)
+    [line] = lines(deliver, "too_little_time")
+    assert line.startswith("at=error") and "time-out to 120 s" in line
+
+
 # The template; proofs/lambda_template.py lints and translates it
 
 
@@ -177,6 +231,26 @@ def test_each_setting_is_a_parameter_with_a_description() -> None:
     parameters = blocks("Parameters")
     assert set(parameters) == {*variables().values(), "PublicUrl", "LogRetentionDays"}
     assert [name for name, text in parameters.items() if not re.search("    Description: .{20}", text)] == []
+
+
+def test_what_would_be_refused_later_is_refused_at_the_deploy() -> None:
+    """CloudFormation compares the whole value."""
+    parameters, examples = (
+        blocks("Parameters"),
+        {
+            "DatabaseUrl": (["postgres://u:p@host/name", "postgresql://host"], ["", "sqlite:///relay.db"]),
+            "SpredfastCompanyId": (["1", "123", "?"], ["", "acme", "1?"]),
+            "StatusPassword": (["", "x" * 16, "with a space and more"], ["x" * 15]),
+            "RetentionDays": (["0", "30"], ["", "-1", "a month"]),
+            "AlertAfterMinutes": (["1", "10"], ["", "0", "1.5"]),
+            "CatchUpMinutes": (["0", "5"], ["", "five"]),
+        },
+    )
+    for name, (good, bad) in examples.items():
+        [pattern] = re.findall("    AllowedPattern: (.+)", parameters[name])
+        assert [one for one in good + bad if re.fullmatch(pattern, one)] == good
+        assert "    ConstraintDescription: It must " in parameters[name]
+    assert "Enter ? when you do not know it" in parameters["SpredfastCompanyId"]
 
 
 def test_no_secret_is_shown_by_aws() -> None:

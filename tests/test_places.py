@@ -71,6 +71,20 @@ def test_the_proxies_close_idle_connections_before_the_relay_does() -> None:
     assert "keepalive_timeout" not in text("hosting/nginx.conf") and gunicorn("keepalive") > 60  # nginx' own limit
 
 
+def test_render_asks_for_the_label_and_for_a_place_for_alerts() -> None:
+    asked = set(re.findall(r"- key: (\w+)\n +sync: false$", text("render.yaml"), re.MULTILINE))
+    assert {"SPREDFAST_LABEL_NAME", "ALERT_WEBHOOK_URL"} <= asked
+
+
+def test_a_release_has_a_tag_that_an_image_can_have() -> None:
+    assert 'tags: ["v[0-9]+.[0-9]+.[0-9]+"]' in text(".github/workflows/ci.yml")
+
+
+def test_nginx_asks_the_other_relay_soon() -> None:
+    waits = [int(found(rf"^ +proxy_{step}_timeout (\d+)s;", "hosting/nginx.conf")) for step in ("connect", "read")]
+    assert waits == [3, 15] and f"after {waits[1]} s when" in text("docs/hosting.md")
+
+
 def test_nginx_lets_the_largest_notification_through() -> None:
     assert BODY_LIMIT <= MIB and "client_max_body_size" not in text("hosting/nginx.conf")  # its own limit is 1 MiB
     assert "bodies of 1 MiB" in text("docs/hosting.md")

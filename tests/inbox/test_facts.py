@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -98,6 +99,21 @@ def test_of_many_that_ask_at_once_one_gets_the_turn(facts: Facts, others_facts: 
     with ThreadPoolExecutor(8) as pool:
         taken = list(pool.map(lambda n: (facts, others_facts)[n % 2].take_turn("polling", 60), range(16)))
     assert sum(taken) == 1
+
+
+def test_nobody_waits_for_a_process_that_stands_still_while_it_takes_or_ends_a_turn(
+    facts: Facts, others_facts: Facts, database: Database
+) -> None:
+    if database.kind == "SQLite":
+        return  # one writer at a time
+    facts.end_turn("polling")
+    for change in ("UPDATE facts SET value = '0'", "SELECT value FROM facts FOR UPDATE"):
+        with database.transaction() as db:
+            db.rows(change) if change.startswith("SELECT") else db.change(change)
+            began_at = time.monotonic()
+            assert not others_facts.take_turn("polling", 60)
+            assert time.monotonic() - began_at < 1
+    assert others_facts.take_turn("polling", 60)
 
 
 def test_a_clock_set_back_blocks_no_turn(facts: Facts, others_facts: Facts, clock: Clock) -> None:

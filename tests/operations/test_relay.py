@@ -162,6 +162,19 @@ def test_one_tick_at_a_time_is_asked_for(new_relay: NewRelay) -> None:
     assert asked == [False] and relay.needs_tick() and not relay.needs_tick()
 
 
+def test_a_turn_that_cannot_be_ended_costs_no_delivery(
+    new_relay: NewRelay, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(name: str) -> None:
+        raise DatabaseUnavailable("busy")
+
+    relay = new_relay()
+    drained = Drained(relay)
+    monkeypatch.setattr(relay.facts, "end_turn", fail)
+    relay.tick(10, deliver_only=True)
+    assert len(drained.waiting) == 2 and fields_of(caplog, "turn_not_ended")["reason"]
+
+
 def test_after_a_pause_no_connection_of_before_is_used(new_relay: NewRelay, monkeypatch: pytest.MonkeyPatch) -> None:
     relay, made = new_relay(), []
     monkeypatch.setattr(relay.inbox, "reconnect", lambda: made.append(1))
