@@ -113,6 +113,9 @@ _PARKED = f"SELECT destination, count(*) FROM items WHERE {IS_PARKED} GROUP BY d
 _SCAN = "SELECT id, event_uuid, subject_id, payload FROM items ORDER BY id DESC LIMIT :most"
 # What Khoros writes before the colon in a post's id.
 _NETWORKS = ("twitter", "facebook", "instagram", "linkedin", "youtube", "tiktok")
+_NUMBERS = re.compile("#[0-9]+|[0-9]{3,}")
+_NOT_PATH = re.compile("[?#]")
+_X = re.compile(r"^(?:https?://)?(?:(?:www|m|mobile)\.)?(?:twitter\.com(?=/|$))?")
 
 
 class Records:
@@ -136,25 +139,34 @@ class Records:
     def find(self, name: str) -> list[Record]:
         """The items of one event uuid, post id (also without its network) or reference, newest first; a number may also
         be an item's, and an address is one that ends with any of these."""
+        if not is_web_address(name):
+            return self._named(name, of_items=True)
+        return self._named(_NOT_PATH.split(name)[0].rstrip("/").rpartition("/")[2], of_items="/items/" in name)
+
+    def _named(self, name: str, *, of_items: bool) -> list[Record]:
+        """What `find` finds for a name that is no address; a number is an item's only when asked."""
         if not name.isprintable():  # no id is like that, and PostgreSQL refuses NUL
             return []
-        name = re.split(r"[?#]", name)[0].rstrip("/").rpartition("/")[2] if is_web_address(name) else name
         posts, values = in_list([name, *(f"{network}:{name}" for network in _NETWORKS)])
         same = f"event_uuid = :name OR subject_id IN {posts} OR reference = :reference"
-        its = number(name)
+        its = number(name) if of_items else None
         if its is not None:
             same += " OR id = :id"
         return self._select(f"WHERE {same}", FOUND_AT_MOST, name=name, reference=name.lstrip("#"), id=its, **values)
 
     def search(self, words: str, *, in_posts: bool) -> list[Record]:
         """What `find` finds; when that is nothing, those of the newest SCANNED items whose event uuid begins so, whose
-        post id ends so, that have this link, or with `in_posts` all these words in their author, text and labels."""
+        post id ends so, that have this link, or with `in_posts` all these words in their author, text and labels; and
+        when that is nothing, what the longest number in these words names, as in Ticket #2001."""
         found = self.find(words)
         if found or not words:
             return found
         with self._database.reading() as db:
             rows = db.rows(_SCAN, {"most": SCANNED})
         ids = [item_id for item_id, *item in rows if _is_meant(words.casefold(), in_posts, *item)]
+        if not ids:
+            longest = max(_NUMBERS.findall(words), key=len, default="")
+            return self._named(longest.lstrip("#"), of_items="item" in words.casefold()) if longest else []
         among, values = in_list(ids[:FOUND_AT_MOST])
         return self._select(f"WHERE id IN {among}", FOUND_AT_MOST, **values)
 
@@ -249,11 +261,16 @@ def _is_meant(wanted: str, in_posts: bool, event_uuid: str, subject_id: str, pay
     if subject.event_name in MESSAGES:
         message, link = subject.message(), subject.link
         texts += message.title, message.text
-    link = link.casefold()
-    if link and "/" in wanted and (wanted in link or link in wanted):
+    if link and "/" in wanted and _same_address(wanted, link.casefold()):
         return True
     found = " ".join((*texts, *subject.labels)).casefold()
     return in_posts and all(word.lstrip("@#") in found for word in wanted.split())
+
+
+def _same_address(wanted: str, link: str) -> bool:
+    """Whether `wanted` is a part of this address, or the address and more. Twitter's is X's."""
+    wanted, link = (_X.sub(lambda host: "x.com" if "twitter" in host[0] else "", one) for one in (wanted, link))
+    return wanted in link or re.match(rf"{re.escape(link.rstrip('/'))}([/?#&]|$)", wanted) is not None
 
 
 def _link(payload: str) -> str | None:

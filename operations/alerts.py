@@ -20,9 +20,9 @@ from inbox.gate import LIMITED, OPEN, OUTAGE, REFUSING, UNAUTHORISED
 from inbox.records import Records
 from inbox.schema import PARKED, PENDING
 from khoros.address import PublicAddress
-from khoros.subscription import FAILED, LOGIN_REFUSED, NO_ADDRESS, PAUSED
-from operations.health import BAD, Health, count_posts
-from operations.verdict import ABANDONED, KHOROS, KHOROS_MAY_FAIL_S, POLL_FAILS, verdicts, why_parked
+from khoros.subscription import FAILED, LOGIN_REFUSED, NO_ADDRESS, PAUSED, WRONG_COMPANY
+from operations.health import BAD, KHOROS_MAY_FAIL_S, Health, count_posts
+from operations.verdict import ABANDONED, KHOROS, POLL_FAILS, verdicts, why_parked
 from outbound import Answer, ServiceError, Unavailable, new_session, send
 
 QUIET_S = 3600.0  # at most one alert per subject in this time
@@ -73,8 +73,9 @@ def find_problems(health: Health, *, refetches: bool = False) -> dict[str, Probl
     found: dict[str, Problem] = {}
     for one in verdicts(health, refetches=refetches):
         text = " ".join(filter(None, (one.sentence, one.reason and f"{one.reason.rstrip('.')}.", one.to_do)))
-        if one.state in (LOGIN_REFUSED, FAILED, NO_ADDRESS) or (one.state == POLL_FAILS and one.level == BAD):
-            before, after_s = found.get(KHOROS), 0.0 if one.state in (LOGIN_REFUSED, POLL_FAILS) else KHOROS_MAY_FAIL_S
+        refused = one.state in (LOGIN_REFUSED, WRONG_COMPANY)
+        if refused or one.state in (FAILED, NO_ADDRESS) or (one.state == POLL_FAILS and one.level == BAD):
+            before, after_s = found.get(KHOROS), 0.0 if refused or one.state == POLL_FAILS else KHOROS_MAY_FAIL_S
             found[KHOROS] = Problem(f"{before.text} {text}" if before else text, after_s=after_s)
         elif one.state == PAUSED:
             found["khoros_paused"] = Problem(text, level=1)
@@ -130,7 +131,7 @@ def _news_of(problem: Problem | None, before: Alerted, now: float) -> tuple[str,
 
 def post_text(url: str, text: str) -> Answer:
     """Sends one message. Raises Unavailable when no answer comes."""
-    return send(new_session(url), "POST", url, json={"text": text})
+    return send(new_session(url), "POST", url, service="ALERT_WEBHOOK_URL", json={"text": text})
 
 
 def send_alert(config: Config, text: str, post: SendText = post_text) -> None:

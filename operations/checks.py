@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, partial
-from typing import Any
+from textwrap import shorten
+from typing import Any, TypeVar
 
 import log
 from destinations.destination import Destination
@@ -20,16 +21,19 @@ from inbox.records import Record, span
 from inbox.schema import PARKED
 from khoros.receive import NOTIFICATIONS_PATH
 from khoros.subscription import external_id
-from khoros_client import Label, Subscription
+from khoros_client import KhorosClient, Label, Subscription
 from operations.advice import SET_COMPANY, advice
 from operations.alerts import send_alert
 from operations.health import BAD, event_words, level_of, title, unrouted_words
 from operations.relay import SQLITE_ON_HEROKU, Relay
-from outbound import Bearer, ServiceError, new_session, send
+from outbound import Bearer, Rejected, ServiceError, new_session, send
 
 PASSED, NOTED, PROBLEM = "ok", "note", "failed"
+LONGEST_FAULT = 160  # a query may be a regular expression of six lines, which tells a reader nothing
 REPORT_IT = "Report this line to those who maintain the relay."
+COMPARE = "Compare it with the label in the Conversations Inbox, letter by letter."
 TEST_POST = "relay-test:"  # the posts of `send-test` have ids that begin so
+T = TypeVar("T")
 Finding = tuple[str, str] | tuple[str, str, str]  # the result, what was found, and what to do
 
 
@@ -55,19 +59,28 @@ def run_checks(relay: Relay) -> Iterator[Check]:
 
 
 def _all_checks(relay: Relay) -> Iterator[tuple[str, Callable[[], Finding]]]:
-    subscriptions, labels = cache(relay.khoros.subscriptions), cache(relay.khoros.labels)  # asked for once
+    ask = partial(_of_company, relay.khoros)
+    subscriptions, labels = cache(partial(ask, relay.khoros.subscriptions)), cache(partial(ask, relay.khoros.labels))
     yield "database", partial(check_database, relay)
     yield "Khoros access token", partial(check_khoros_token, relay)
-    for name in relay.routes.queries:
-        yield f"Khoros subscription: {event_words(name)}", partial(check_subscription, relay, name, subscriptions)
     wanted = [one.filter for one in relay.routes.routes if LABEL_APPLIED in one.event_names and one.filter]
     for label in dict.fromkeys(wanted):
         yield f"Khoros label {label.text}", partial(check_label, label, labels)
+    for name in relay.routes.queries:  # after the labels: a misspelt one makes its subscription wrong too
+        yield f"Khoros subscription: {event_words(name)}", partial(check_subscription, relay, name, subscriptions)
     yield "routes", partial(check_routes, relay)
     yield "public address", partial(check_public_address, relay)
     for destination in relay.destinations:
         yield f"{title(destination.name)} credential", partial(check_destination, relay, destination)
     yield "alerts", partial(check_alerts, relay)
+
+
+def _of_company(khoros: KhorosClient, ask: Callable[[], T]) -> T:
+    """What Khoros lists of our company. Raises WrongCompany or another ServiceError."""
+    try:
+        return ask()
+    except ServiceError as error:
+        raise khoros.explain(error) from error
 
 
 def check_database(relay: Relay) -> Finding:
@@ -106,7 +119,7 @@ def check_subscription(relay: Relay, event_name: str, listed: Callable[[], Seque
         return PROBLEM, f"{ours[0].uuid} is {ours[0].status}", "To go on: flask --app app subscription resume"
     if fault := relay.subscriptions.fault(ours[0]):
         to_do = "Restart the service with these variables: it corrects its subscription when it starts."
-        return PROBLEM, f"{ours[0].uuid} {fault}", to_do
+        return PROBLEM, f"{ours[0].uuid} {shorten(fault, LONGEST_FAULT, placeholder='…')}", to_do
     if failed := relay.subscriptions.polls()[event_name].failed:
         return PROBLEM, f"{ours[0].uuid} is active, but missed events cannot be fetched: {failed}", advice(failed)
     return PASSED, f"{ours[0].uuid}, active"
@@ -116,11 +129,11 @@ def check_label(wanted: Filter, listed: Callable[[], Sequence[Label]]) -> Findin
     """Whether Khoros has the label of a route. Khoros may refuse its list of labels: then nobody knows."""
     try:
         labels = listed()
-        unknown = "" if labels else "Khoros lists no label"
     except ServiceError as error:
-        unknown = str(error)
-    if unknown:
-        return NOTED, f"unknown: {unknown}", "Compare it with the label in the Conversations Inbox, letter by letter."
+        only_the_list = isinstance(error, Rejected) or error.status == 403
+        return NOTED, f"unknown: {error}", COMPARE if only_the_list else ""
+    if not labels:
+        return NOTED, "unknown: Khoros lists no label", COMPARE
     fitting = [label for label in labels if wanted.fits(label.name)]
     if any(label.active for label in fitting):
         return PASSED, "an active label in Khoros: " + ", ".join(sorted({one.name for one in fitting if one.active}))

@@ -10,7 +10,7 @@ import click
 from inbox.records import STATES, Record, span, utc
 from inbox.schema import DELIVERED, DISCARDED, PARKED, PENDING
 from operations.cli_output import command, fail, print_fields, print_json, print_table, print_wrapped
-from operations.pages import readable, reference_words
+from operations.pages import STATE_WORDS, readable, reference_words
 from operations.relay import Relay
 
 ITEM_ID = click.IntRange(1, 10**18)
@@ -21,7 +21,7 @@ CONDITIONS = {  # why nothing more can be done with an item, by its state
     PENDING: "is being sent right now: try again in a moment",
     PARKED: "cannot be sent: nobody can read it, or its text is no longer kept",
 }
-CONFIRM_DISCARD = "They are never delivered and their text is deleted. Discard them?"
+CONFIRM_DISCARD = "What waits or needs attention here is never delivered and its text is deleted. Discard it?"
 
 
 @click.group("inbox")
@@ -41,12 +41,7 @@ def list_items(relay: Relay, state: str, destination: str | None, limit: int, as
     found = relay.records.latest(None if state == "all" else state, limit, destination)
     if as_json:
         return print_json(found)
-    now = relay.inbox.now()
-    print_table(
-        ("item", "state", "age", "attempts", "became", "post"),
-        [(r.id, r.state, span(now - r.received_at), r.attempts, became(relay, r), r.subject_id or None) for r in found],
-        [note_of(relay, record) for record in found],
-    )
+    print_items(relay, found)
     more = " There may be more: --limit." if len(found) == limit else ""
     if found and state == PARKED:
         more += " Send again, or give up what is not readable: flask --app app inbox retry|discard ITEM"
@@ -86,9 +81,13 @@ def retry_items(relay: Relay, ids: tuple[int, ...], everything: bool) -> None:
 
 @command("discard", inbox_group)
 @click.argument("ids", metavar="ITEM...", type=ITEM_ID, nargs=-1, required=True)
-@click.confirmation_option(prompt=CONFIRM_DISCARD)
-def discard_items(relay: Relay, ids: tuple[int, ...]) -> None:
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def discard_items(relay: Relay, ids: tuple[int, ...], yes: bool) -> None:
     """Give parked or pending items up for good, and delete their text."""
+    found = [record for record in map(relay.records.item, dict.fromkeys(ids)) if record]
+    if not yes and any(record.state in (PARKED, PENDING) for record in found):
+        print_items(relay, found)
+        click.confirm(CONFIRM_DISCARD, abort=True)
     do_each(relay, ids, relay.inbox.discard, "is given up")
 
 
@@ -122,6 +121,19 @@ def trace_item(relay: Relay, name: str, as_json: bool) -> None:
         fail(f"nothing is known of {name}: no event, post, ticket or item has this name")
 
 
+def print_items(relay: Relay, found: Sequence[Record]) -> None:
+    """A table of items, for a person."""
+    now = relay.inbox.now()
+    print_table(
+        ("item", "state", "age", "attempts", "became", "post"),
+        [
+            (r.id, STATE_WORDS[r.state], span(now - r.received_at), r.attempts, became(relay, r), r.subject_id or None)
+            for r in found
+        ],
+        [note_of(relay, record) for record in found],
+    )
+
+
 def note_of(relay: Relay, record: Record) -> str | None:
     """What stands below an item in a list: its destination, when there are several, and its reason."""
     several = len(relay.deliveries) > 1 or record.destination not in relay.deliveries
@@ -145,7 +157,7 @@ def print_record(relay: Relay, record: Record) -> None:
     state = record.reference_state or ""
     fields = {
         "item": record.id,
-        "state": record.state,
+        "state": STATE_WORDS[record.state] + (f" ({record.state})" if record.state != DELIVERED else ""),
         "reason": record.reason,
         "post": record.subject_id or "not readable",
         "link": record.link,

@@ -29,6 +29,7 @@ from khoros.subscriptions import Subscriptions
 
 GOOD, WAITING, BAD = "good", "wait", "bad"  # works, waits by itself, needs a person: the pages' colours
 LEVELS = {OPEN: GOOD, SUBSCRIBED: GOOD, STARTING: WAITING, LIMITED: WAITING, OUTAGE: WAITING}
+KHOROS_MAY_FAIL_S = 120.0  # so long it waits by itself
 NO_ROUTE = "no_route"  # instead of a gate's state
 EVENT_WORDS = {
     LABEL_APPLIED: "labels",
@@ -47,8 +48,8 @@ class Health:
     """`gates` has an entry for each destination of ROUTES, by its name; `waiting` one for each with items that are
     pending or parked: also for one that no line names any more, and "" for what could not be read. `subscriptions` and
     `polls` are by event name. `mended_at` is when a lost subscription was last made anew, 0 for never. An item that
-    waits longer than `late_s` seconds is late. `fault` says why nothing can be stored. Times are seconds of the
-    database's clock, `now` too."""
+    waits longer than `late_s` seconds is late. `fault` says why nothing can be stored; `loses_data`: what is stored
+    does not outlive a restart. Times are seconds of the database's clock, `now` too."""
 
     gates: Mapping[str, Gate]
     waiting: Mapping[str, Counts]
@@ -58,6 +59,7 @@ class Health:
     late_s: float
     now: float
     fault: str = ""
+    loses_data: bool = False
 
     @property
     def counts(self) -> Counts:
@@ -95,8 +97,24 @@ class Health:
     def well(self) -> bool:
         """Whether Khoros and every destination work, nothing needs a person, and nothing waits too long."""
         subscribed = all(one.state == SUBSCRIBED for one in self.subscriptions.values())
-        works = subscribed and not (self.fault or self.closed or self.failing_polls)
+        works = subscribed and not (self.fault or self.loses_data or self.closed or self.failing_polls)
         return works and not (self.counts.parked or self.abandoned or self.late)
+
+    @property
+    def working(self) -> list[str]:
+        """The subscriptions and destinations that have no trouble."""
+        khoros = [name for name in self.subscriptions if self.khoros_level(name) == GOOD]
+        troubled = {*self.closed, *self.late, *(name for name, one in self.waiting.items() if one.parked)}
+        return khoros + [name for name in self.gates if name not in troubled]
+
+    def khoros_level(self, event_name: str) -> str:
+        """The colour of a subscription and of its polls. Where Khoros only does not answer, it waits by itself at
+        first."""
+        one, poll = self.subscriptions[event_name], self.failing_polls.get(event_name)
+        level, since = level_of(one.state), one.failing_since
+        if level == GOOD and poll:
+            level, since = BAD, 0.0 if poll.refused else poll.failing_since
+        return WAITING if level == BAD and 0 <= self.now - since <= KHOROS_MAY_FAIL_S else level
 
     def of(self, name: str) -> Counts:
         """What is pending and parked for one destination."""

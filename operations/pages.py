@@ -4,14 +4,14 @@ functions."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import events
 from destinations.text import clean, cut, one_line, service_name
 from events import Subject, Unreadable, as_object, read_texts
-from inbox.records import Hour, Record
+from inbox.records import AttemptRecord, Hour, Record
 from inbox.schema import DELIVERED, DISCARDED, PARKED, PENDING
 from inbox.tickets import SOLVED_EVENT
 from operations.verdict import Verdict
@@ -28,6 +28,7 @@ OURS = {
 SEND_OR_GIVE_UP = "Correct the cause and send it again, or give it up."
 CANNOT_BE_SENT = "It cannot be sent again: give it up, and if it matters label the post again."
 FIRST_WORDS = 160  # characters
+LONG_WAIT_S = 5.0  # a shorter one needs no explanation
 PLOT_HEIGHT, LEAST_HEIGHT = 100.0, 3.0  # of the chart; one post of thousands is still seen
 ROUND_NUMBERS = (1, 2, 3, 4, 5, 6, 8, 10)  # the top of the scale is one of these, or ten, a hundred … times as much
 
@@ -72,6 +73,26 @@ def glance(record: Record, subject: Subject | None) -> Glance:
 def remedy(record: Record) -> str:
     """What a person can do about a parked item."""
     return SEND_OR_GIVE_UP if record.can_be_retried else CANNOT_BE_SENT
+
+
+def groups(records: Iterable[Record]) -> list[list[Record]]:
+    """The items, with those side by side that are parked for the same reason and can be sent again alike."""
+    found: dict[object, list[Record]] = {}
+    for one in records:
+        alike = (one.destination, one.reason, one.can_be_retried) if one.state == PARKED else one.id
+        found.setdefault(alike, []).append(one)
+    return [*found.values()]
+
+
+def long_waits(record: Record, attempts: Mapping[int, AttemptRecord]) -> dict[int, float]:
+    """The attempts that nothing came before for a long time, by their numbers: how many seconds."""
+    found, ended_at = {}, record.received_at
+    for number in range(1, record.attempts + 1):
+        if attempt := attempts.get(number):
+            if attempt.at - ended_at > LONG_WAIT_S and (number == 1 or number - 1 in attempts):
+                found[number] = attempt.at - ended_at
+            ended_at = attempt.at + attempt.took_s
+    return found
 
 
 def reference_words(record: Record, noun: str) -> str:

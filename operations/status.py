@@ -12,22 +12,35 @@ from werkzeug.wrappers import Response as AnyResponse
 
 import log
 from destinations.routes import mask_emails
-from inbox.records import SCANNED, Record, number, span, utc
+from inbox.records import SCANNED, STATES, Record, number, span, utc
 from inbox.schema import DELIVERED, PARKED
 from operations.health import GOOD, Health, event_words, level_of, title, unrouted_words
-from operations.pages import STATE_WORDS, Glance, columns, glance, readable, reference_words, remedy, tab_title, top_of
+from operations.pages import (
+    STATE_WORDS,
+    Glance,
+    columns,
+    glance,
+    groups,
+    long_waits,
+    readable,
+    reference_words,
+    remedy,
+    tab_title,
+    top_of,
+)
 from operations.relay import Relay, current_relay
 from operations.verdict import CONNECTING, verdicts
 
 REALM = 'Basic realm="Khoros to Zendesk relay", charset="UTF-8"'
 FORM_LIFE_S = 12 * 3600
-LATEST, UNROUTED, NEED_ATTENTION = 50, 10, 5
+LATEST, UNROUTED, NEED_ATTENTION, CONNECTIONS = 50, 10, 5, 4
 FRESH_S, CONNECTING_S = 15, 2  # how often a page is loaded again
 ASKED = ("state", "destination", "before")  # what the list of items is narrowed by
 
 FILTERS = (
     columns,
     event_words,
+    groups,
     level_of,
     mask_emails,
     reference_words,
@@ -84,6 +97,7 @@ def status_page() -> tuple[str, int]:
         return shown("status.html", relay, health), 503
     words = request.args.get("q", "").strip()[:255]
     asked = {name: request.args.get(name, "") for name in ASKED}
+    asked["state"] = asked["state"] if asked["state"] in STATES else ""
     if words:
         items = records.search(words, in_posts=relay.config.status_shows_posts)
     else:
@@ -107,7 +121,8 @@ def item_page(item_id: int) -> tuple[str, int]:
     same = [one for one in records.find(item.subject_id) if one.id != item_id] if item.subject_id else []
     payload = records.payload(item_id) if relay.config.status_shows_posts else None
     attempts = {one.number: one for one in records.attempts([item_id])}
-    about = {"item": item, "others": same, "attempts": attempts, "payload": readable(payload) if payload else ""}
+    about = {"item": item, "others": same, "attempts": attempts, "waits": long_waits(item, attempts)}
+    about["payload"] = readable(payload) if payload else ""
     return shown("item.html", relay, health, glances=glances_of(relay, [item, *same]), **about), 200
 
 
@@ -122,10 +137,13 @@ def shown(template: str, relay: Relay, health: Health | None, **values: Any) -> 
     """The page with the values that every page has."""
     found = verdicts(health, refetches=relay.config.polling or relay.config.catch_up_s > 0)
     connecting = found[0].sentence == CONNECTING
+    noticed = {one.name for one in relay.destinations if one.notice}
+    working = [name for name in health.working if name not in noticed] if health else []
     asked = {name: request.args[name] for name in ("q", *ASKED) if name in request.args}
     values |= {
         "verdicts": found,
         "connecting": connecting,
+        "folded": working if len(working) > CONNECTIONS else [],
         "refresh_s": CONNECTING_S if connecting else FRESH_S,
         "last": next(iter(relay.records.latest(DELIVERED, 1) if found[0].level == GOOD else []), None),
         "here": url_for(str(request.endpoint), **{**(request.view_args or {}), **asked}),

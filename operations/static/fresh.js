@@ -13,7 +13,8 @@
       const at = new Date(time.dateTime);
       if (isNaN(at)) continue;
       time.title = whole.format(at);
-      if ("clock" in time.dataset) time.textContent = clock.format(at);
+      if ("whole" in time.dataset) time.textContent = whole.format(at);
+      else if ("clock" in time.dataset) time.textContent = clock.format(at);
       else if ("hour" in time.dataset) time.textContent = hour.format(at);
       else if (Number(main.dataset.now) - at / 1000 >= 86400) time.textContent = day.format(at);
     }

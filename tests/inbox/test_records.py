@@ -258,6 +258,36 @@ def test_a_search_reads_authors_words_labels_links_and_beginnings(
     assert [record.id for record in records.search(words, in_posts=True)] == found
 
 
+@BOTH
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("Ticket #35436", [1]),
+        ("ticket 35436, please", [1]),
+        ("#35436 is wrong", [1]),
+        ("post 1861030501129990301", [1]),
+        ("Item #2", [2]),
+        ("Ticket #2", []),
+        ("since 3", []),
+        ("https://x.com/mara/status/120?s=20", [2]),
+        ("https://twitter.com/mara/status/120", [2]),
+        ("https://mobile.twitter.com/mara/status/120/photo/1", [2]),
+        ("x.com/mara/status/120", [2]),
+        ("https://x.com/mara/status/1200", []),
+        ("https://x.com/mara/status/2", []),  # that is the number of an item, not of a post
+        ("https://relay.example/status/items/2", [2]),
+        ("https://nottwitter.com/mara/status/121", []),
+    ],
+)
+def test_a_search_understands_how_people_name_a_post(
+    words: str, found: list[int], inbox: Inbox, records: Records
+) -> None:
+    inbox.accept([new_item("e1", "twitter:1861030501129990301")])
+    settle(inbox, reference="35436")
+    inbox.accept([posted("e2", "native-5", link="https://twitter.com/mara/status/120")])
+    assert [record.id for record in records.search(words, in_posts=True)] == found
+
+
 def test_a_search_can_leave_out_what_customers_wrote(inbox: Inbox, records: Records) -> None:
     inbox.accept([posted("8c2d7f1a-659f", "blog:1", author="Mara", text="My order", link="https://blog.example/1")])
     by_words = {words: len(records.search(words, in_posts=False)) for words in ("mara", "order", "vip", "8c2d")}

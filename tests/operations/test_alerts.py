@@ -51,6 +51,7 @@ from khoros.subscription import (
     PAUSED,
     STARTING,
     SUBSCRIBED,
+    WRONG_COMPANY,
     SubscriptionStatus,
     status_fact,
 )
@@ -71,8 +72,7 @@ from operations.alerts import (
     find_problems,
     post_text,
 )
-from operations.health import Health, current_health
-from operations.verdict import KHOROS_MAY_FAIL_S
+from operations.health import KHOROS_MAY_FAIL_S, Health, current_health
 from outbound import TIMEOUT_S, Answer, Unavailable
 from sandbox.server import Dropped, Server
 from sandbox.zendesk import FakeZendesk
@@ -221,6 +221,10 @@ WRONG: dict[str, tuple[Health, dict[str, str]]] = {
     "Khoros refuses us": (
         health(state=LOGIN_REFUSED, detail="Developer Inactive", rules=SubscriptionStatus(LOGIN_REFUSED, "401")),
         {"khoros": f"Khoros refuses the access token: {LOST} Developer Inactive. Sign in to Khoros"},
+    ),
+    "the company is another one": (
+        health(state=WRONG_COMPANY, detail="SPREDFAST_COMPANY_ID 9 is no company of the access token"),
+        {"khoros": f"SPREDFAST_COMPANY_ID is none of the access token's companies: {LOST} SPREDFAST_COMPANY_ID 9 "},
     ),
     "not subscribed": (
         health(state=FAILED, detail="Khoros answered 500", rules=SubscriptionStatus(FAILED, "Khoros answered 500")),
@@ -836,7 +840,8 @@ def test_a_webhook_that_drops_the_connection_or_is_not_there_raises_nothing(
     park(inbox)
     slack.status = None
     over_the_wire.step()
-    assert str(fields_of(caplog, "alert_failed")["reason"]) == "127.0.0.1 gave no answer: the connection was cut"
+    reason = "ALERT_WEBHOOK_URL (127.0.0.1) gave no answer: the connection was cut"
+    assert str(fields_of(caplog, "alert_failed")["reason"]) == reason
     new_alerts(post_text, alert_url="http://127.0.0.1:9/made-up-webhook").step()
     slack.status = 200
     clock.advance(FIRST_RETRY_S)

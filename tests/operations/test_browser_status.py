@@ -3,6 +3,7 @@ widths."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -158,6 +159,9 @@ def test_times_are_in_the_readers_zone_and_in_utc_without_a_script(browser: Brow
             "[...document.querySelectorAll('.axis time')].slice(0, 1).flatMap(t => [t.textContent, t.dateTime])"
         )
         assert local.endswith(":30") and utc.endswith(":00:00Z")
+        page.locator(".items .who").first.click()
+        [local, utc] = page.locator(".timeline time").first.evaluate("t => [t.textContent, t.dateTime]")
+        assert re.search(r"20\d\d, \d\d:\d\d:\d\d$", local) and local[-8:-6] != utc[-9:-7]
     with logged_in(browser, demo, 1280, java_script_enabled=False) as page:
         expect(page.locator(".axis time").first).to_contain_text(":00 UTC")
 

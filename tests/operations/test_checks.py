@@ -23,7 +23,7 @@ from inbox.gate import REFUSING, UNAUTHORISED
 from inbox.inbox import Inbox
 from khoros.catch_up import CatchUpStatus
 from operations import checks
-from operations.advice import advice
+from operations.advice import SET_COMPANY, advice
 from operations.checks import NOTED, PASSED, PROBLEM, TEST_POST, Check
 from sandbox.khoros import FakeKhoros
 from sandbox.receiver import HOOK_PATH, FakeReceiver
@@ -172,6 +172,13 @@ def test_the_company_is_looked_for_among_those_the_token_sees(
     assert check.to_do.startswith("Set SPREDFAST_COMPANY_ID to one of" if result == PROBLEM else "")
 
 
+def test_a_wrong_company_number_is_the_only_thing_to_correct(changed: NewApp) -> None:
+    all_checks = checks.run_checks(relay_of(changed(company_id=999)))
+    of_khoros = [check for check in all_checks if check.name.startswith("Khoros")]
+    assert len(of_khoros) == 3 and all("123 (Acme Coffee)" in check.found for check in of_khoros)
+    assert {check.to_do for check in of_khoros} == {SET_COMPANY, ""}
+
+
 def listed(**changes: Any) -> dict[str, Any]:
     return {
         "uuid": "s-1",
@@ -298,12 +305,23 @@ def test_the_labels_of_routes_are_looked_for_in_khoros(
     assert check.result == result and said in check.found and check.to_do.startswith(to_do)
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 500])
-def test_a_list_of_labels_that_khoros_refuses_proves_nothing(status: int, app: Flask, khoros: FakeKhoros) -> None:
+@pytest.mark.parametrize(("status", "helps"), [(401, False), (403, True), (404, True), (500, False)])
+def test_a_list_of_labels_that_khoros_refuses_proves_nothing(
+    status: int, helps: bool, app: Flask, khoros: FakeKhoros
+) -> None:
     khoros.faults.outage(status, path="/v2/labelsets")
     check = found(app, LABEL)
     assert check.result == NOTED and check.found.startswith("unknown: Khoros answered")
-    assert "letter by letter" in check.to_do
+    assert ("letter by letter" in check.to_do) == helps
+
+
+def test_a_misspelt_label_is_said_before_its_subscription_and_without_the_query(app: Flask, khoros: FakeKhoros) -> None:
+    query = "(?:" + "|".join(f"CreateCas[e{n}]" for n in range(60)) + ")"
+    khoros.faults.outage(200, path="/v2/labelsets", body={"data": [label_set(("Other", "ACTIVE"))]})
+    khoros.faults.outage(200, path="/v2/events/subscription", body={"data": [listed(query=query)]})
+    names = {check.name: check for check in checks.run_checks(relay_of(app))}
+    assert list(names).index(LABEL) < list(names).index(SUBSCRIPTION)
+    assert names[SUBSCRIPTION].found == "s-1 is about stream-item-label-applied, query…"
 
 
 def test_the_label_of_each_line_is_checked_once(khoros: FakeKhoros, changed: NewApp) -> None:
@@ -518,7 +536,12 @@ def test_postgresql_out_of_reach_is_said_with_what_to_look_at(changed: NewApp) -
     [
         ({}, PASSED, "a test message was sent", ""),
         ({"status": 404}, PROBLEM, "ALERT_WEBHOOK_URL answered 404", "Make a new webhook"),
-        ({"body": requests.exceptions.ConnectTimeout()}, PROBLEM, "hooks.example cannot be reached", "Correct the"),
+        (
+            {"body": requests.exceptions.ConnectTimeout()},
+            PROBLEM,
+            "ALERT_WEBHOOK_URL (hooks.example) cannot",
+            "Correct ALERT",
+        ),
     ],
     ids=["taken", "gone", "nobody"],
 )

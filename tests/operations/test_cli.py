@@ -99,7 +99,12 @@ def test_what_is_parked_is_listed_without_anyones_words(runner: FlaskCliRunner, 
     result = runner.invoke(args=["inbox", "list"])
     _, unreadable, why, refused, reason, total = result.output.splitlines()
     assert (refused.split()[0], unreadable.split()[0], result.exit_code) == ("1", "2", 0)
-    assert "twitter:1" in refused and unreadable.endswith("-") and why.strip() == "eventName is missing"
+    assert (
+        "twitter:1" in refused
+        and " needs attention " in refused
+        and unreadable.endswith("-")
+        and why.strip() == "eventName is missing"
+    )
     assert reason.strip() == "Zendesk answered 422"
     assert total == "2 parked. Send again, or give up what is not readable: flask --app app inbox retry|discard ITEM"
     assert TEXT not in result.output
@@ -245,7 +250,7 @@ def test_what_is_not_known_is_said_so(name: str, app: Flask, delivered: Inbox) -
 
 def test_an_item_is_shown_without_its_text_until_that_is_asked_for(app: Flask, parked: Inbox) -> None:
     shown = invoke(app, "inbox", "show", "2")
-    assert "not readable" in shown.output and TEXT not in shown.output
+    assert "needs attention (parked)" in shown.output and "not readable" in shown.output and TEXT not in shown.output
     assert TEXT in invoke(app, "inbox", "show", "2", "--payload").output
     assert "payload" not in json.loads(invoke(app, "inbox", "show", "2", "--json").stdout)
     whole = json.loads(invoke(app, "inbox", "show", "2", "--json", "--payload").stdout)
@@ -320,11 +325,13 @@ def test_an_item_named_twice_is_one(app: Flask, parked: Inbox) -> None:
 
 def test_discarding_asks_first_and_is_for_good(runner: FlaskCliRunner, parked: Inbox, database: Database) -> None:
     kept = runner.invoke(args=["inbox", "discard", "1"], input="n\n")
+    assert "needs attention" in kept.output.partition("Discard it?")[0]
     assert (kept.exit_code, [row[2] for row in rows(database)]) == (1, ["parked", "parked"])
     gone = runner.invoke(args=["inbox", "discard", "1"], input="y\n")
     assert (gone.exit_code, [row[2] for row in rows(database)]) == (0, ["discarded", "parked"])
-    again = runner.invoke(args=["inbox", "discard", "1", "--yes"])
-    assert (again.exit_code, again.stderr) == (1, "Error: item 1 was given up\n")
+    for words in (["1", "--yes"], ["1"]):  # there is nothing to ask
+        again = runner.invoke(args=["inbox", "discard", *words])
+        assert (again.exit_code, again.output) == (1, "Error: item 1 was given up\n")
 
 
 def test_what_waits_can_be_sent_at_once_or_given_up_unless_it_is_being_sent(app: Flask, database: Database) -> None:

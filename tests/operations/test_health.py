@@ -167,6 +167,32 @@ def test_nothing_is_ok_while_a_poll_fails(health: Callable[[], Health], facts: F
     assert shown["subscriptions"][LABEL_APPLIED] == {"state": SUBSCRIBED, "polling": "ok"}
 
 
+@pytest.mark.parametrize(
+    ("subscription", "poll", "level"),
+    [
+        (SubscriptionStatus(SUBSCRIBED), CatchUpStatus(), GOOD),
+        (SubscriptionStatus(STARTING), CatchUpStatus(), WAITING),
+        (SubscriptionStatus(FAILED, failing_since=990.0), CatchUpStatus(), WAITING),
+        (SubscriptionStatus(FAILED, failing_since=870.0), CatchUpStatus(), BAD),
+        (SubscriptionStatus(FAILED), CatchUpStatus(), BAD),  # Khoros refuses something
+        (SubscriptionStatus(SUBSCRIBED), CatchUpStatus(failed="503", failing_since=990.0), WAITING),
+        (SubscriptionStatus(SUBSCRIBED), CatchUpStatus(failed="503", failing_since=870.0), BAD),
+        (SubscriptionStatus(SUBSCRIBED), CatchUpStatus(failed="401", failing_since=990.0, refused=True), BAD),
+    ],
+)
+def test_khoros_may_fail_for_two_minutes(
+    subscription: SubscriptionStatus, poll: CatchUpStatus, level: str, health: Callable[[], Health]
+) -> None:
+    subscriptions, polls = {LABEL_APPLIED: subscription}, {LABEL_APPLIED: poll}
+    now = replace(health(), now=1000.0, subscriptions=subscriptions, polls=polls)
+    assert now.khoros_level(LABEL_APPLIED) == level
+
+
+def test_a_database_that_a_restart_deletes_needs_a_person(health: Callable[[], Health], facts: Facts) -> None:
+    subscribe(facts)
+    assert public_health(replace(health(), loses_data=True))["status"] == "attention"
+
+
 def test_strangers_see_states_and_counts(
     health: Callable[[], Health], inbox: Inbox, facts: Facts, clock: Clock
 ) -> None:

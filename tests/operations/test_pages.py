@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from events import CREDENTIAL_DEAUTH, LABEL_APPLIED, MESSAGE_PUBLISHED, Subject
-from inbox.records import Hour, Record
+from inbox.records import AttemptRecord, Hour, Record
 from inbox.schema import DELIVERED, PARKED
 from operations.pages import (
     CANNOT_BE_SENT,
@@ -18,6 +18,8 @@ from operations.pages import (
     Glance,
     columns,
     glance,
+    groups,
+    long_waits,
     readable,
     reference_words,
     remedy,
@@ -107,6 +109,31 @@ def test_what_could_never_be_read_is_not_to_be_sent_again() -> None:
     assert remedy(record(state=PARKED)) == SEND_OR_GIVE_UP
     assert remedy(record(state=PARKED, destination="")) == CANNOT_BE_SENT
     assert remedy(record(state=PARKED, payload_kept=False)) == CANNOT_BE_SENT
+
+
+def test_only_items_that_were_refused_alike_stand_together() -> None:
+    def parked(item_id: int, reason: str | None, **changes: Any) -> Record:
+        return record(id=item_id, state=PARKED, reason=reason, **changes)
+
+    items = [
+        parked(1, "a"),
+        record(id=2),
+        parked(3, "b"),
+        parked(4, "a"),
+        record(id=5),
+        parked(6, "a", payload_kept=False),
+    ]
+    items.append(parked(7, "a", destination="slack:#crisis"))
+    assert [[one.id for one in group] for group in groups(items)] == [[1, 4], [2], [3], [5], [6], [7]]
+
+
+def test_a_wait_is_counted_from_the_end_of_the_attempt_before() -> None:
+    def attempt(number: int, at: float, took_s: float = 0.1) -> AttemptRecord:
+        return AttemptRecord(1, number, at, took_s, "outage", 503, None, None)
+
+    made = {one.number: one for one in (attempt(1, 38.0, 20.0), attempt(2, 60.0), attempt(3, 70.1), attempt(5, 500.0))}
+    assert long_waits(record(attempts=5), made) == {1: 38.0, 3: pytest.approx(10.0)}  # nobody knows when 4 ended
+    assert long_waits(record(attempts=1), {}) == {}
 
 
 def test_a_tab_shows_the_verdict_at_a_glance() -> None:

@@ -6,6 +6,7 @@ import base64
 import hmac
 import io
 import logging
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -458,6 +459,85 @@ def rows_of(page: str) -> list[int]:
     return [int(a["href"].rpartition("/")[2]) for a in Reader(page).all("a") if a.get("class") == "who"]
 
 
+def test_posts_that_were_refused_alike_share_one_reason(client: FlaskClient, inbox: Inbox) -> None:
+    reasons = ("Group is not active", "Group is not active", "Brand is gone", "Group is not active")
+    for n, reason in enumerate(reasons, 1):
+        park(inbox, f"e{n}", f"twitter:{n}", reason)
+    for query in ("", "?state=parked"):
+        page = look(client, query).text
+        text = Reader(page).text
+        assert rows_of(page)[:4] == [4, 2, 1, 3]
+        assert "3 posts: Group is not active. Correct the cause" in text and text.count("Group is not active") == 1
+        assert text.count("Brand is gone") == 1 and forms_of(page).count("/status/discard") == 4
+        assert '<span class="chip' not in page.partition('id="posts"')[0 if not query else 2]
+
+
+def test_connections_that_work_fold_into_one_line(changed: NewApp) -> None:
+    app = changed(routes=SEVERAL)
+    relay, client = relay_of(app), app.test_client()
+    for name in relay.subscriptions.statuses():
+        relay.facts.save(status_fact(name), SubscriptionStatus("subscribed"))
+    for path in ("/", "/status"):
+        text = Reader(client.get(path, headers=basic(PASSWORD)).text).text
+        assert "7 connections work Khoros, labels subscribed" in text, path
+    park(relay.inbox)
+    for name in ("rule-applied", "message-sent-to-network"):
+        relay.facts.save(status_fact(name), SubscriptionStatus("paused"))
+    text = Reader(look(client).text).text
+    connections = text[text.index("Connections") : text.index("Last 24 hours")]
+    assert "connections work" not in connections and "1 needs attention" in connections  # four are few
+    relay.inbox.discard([1])
+    for path in ("/", "/status"):
+        text = Reader(client.get(path, headers=basic(PASSWORD)).text).text
+        assert text.index("Khoros, rules paused") < text.index("5 connections work") < text.index("Slack #crisis con")
+
+
+def test_a_connection_with_trouble_or_a_notice_does_not_fold(changed: NewApp) -> None:
+    token = {"client_id": "", "client_secret": "", "user_email": "a@b.example", "api_token": "made-up-api-token"}
+    for settings, shown in (({}, "Zendesk outage"), (token, "Zendesk switches API tokens off")):
+        app = changed(routes=SEVERAL, **settings)
+        for name in relay_of(app).subscriptions.statuses():
+            relay_of(app).facts.save(status_fact(name), SubscriptionStatus("subscribed"))
+        move_gate(relay_of(app).inbox, "checked" if settings else OUTAGE, "Zendesk answered 503")
+        text = Reader(look(app.test_client()).text).text
+        assert text.index(shown) < text.index("6 connections work") < text.index("Slack #crisis connected")
+
+
+def test_a_database_that_heroku_deletes_is_red(changed: NewApp) -> None:
+    app = changed(on_dyno=True)
+    relay_of(app).facts.save(status_fact(LABEL_APPLIED), SubscriptionStatus("subscribed"))
+    client = app.test_client()
+    page = Reader(look(client).text)
+    assert "! Heroku deletes the relay's database at each restart" in page.text
+    assert "your app > Resources > Add-ons, add Heroku Postgres." in page.text and colours(page)[0] == "verdict bad"
+    assert client.get("/health").json["status"] == "attention"  # type: ignore[index]
+
+
+def test_the_landing_page_says_when_the_last_post_was_delivered(
+    client: FlaskClient, inbox: Inbox, facts: Facts
+) -> None:
+    facts.save(status_fact(LABEL_APPLIED), SubscriptionStatus("subscribed"))
+    assert "Last post" not in client.get("/").text
+    deliver(inbox, reference="35436")
+    page = Reader(client.get("/").text)
+    assert "All well. Last post 0 s ago ." in page.text and "35436" not in page.text
+
+
+def test_the_landing_page_names_the_companies_of_the_token(client: FlaskClient, facts: Facts) -> None:
+    reason = f"SPREDFAST_COMPANY_ID 9 is no company of the access token, which has: 123 ({NASTY})"
+    facts.save(status_fact(LABEL_APPLIED), SubscriptionStatus("wrong_company", reason))
+    page = client.get("/").text
+    assert f"{reason}. Set SPREDFAST_COMPANY_ID to one of these numbers" in Reader(page).text and NASTY not in page
+
+
+def test_khoros_has_one_colour_while_it_does_not_answer(client: FlaskClient, inbox: Inbox, facts: Facts) -> None:
+    for since_s, colour in ((30.0, "wait"), (130.0, "bad")):
+        down = SubscriptionStatus("failed", "Khoros answered 503", failing_since=inbox.now() - since_s)
+        facts.save(status_fact(LABEL_APPLIED), down)
+        for page in (look(client), client.get("/")):
+            assert colours(Reader(page.text)) == [f"verdict {colour}", colour, "good"]
+
+
 def test_what_needs_attention_comes_first_behind_however_many(client: FlaskClient, inbox: Inbox) -> None:
     ids = []
     for n in range(7):  # a delivery between two, or the gate would close
@@ -479,7 +559,7 @@ def test_what_needs_attention_comes_first_behind_however_many(client: FlaskClien
         ("?state=parked", [2]),
         ("?state=delivered", [3]),
         ("?state=discarded", [1]),
-        ("?state=nonsense", []),
+        ("?state=nonsense", [2, 4, 3, 2, 1]),  # all: first what needs attention
         ("?destination=slack:%23old", []),
         ("?before=4", [3, 2, 1]),
         ("?before=x", [4, 3, 2, 1]),
@@ -513,13 +593,13 @@ def test_an_item_has_its_whole_story(client: FlaskClient, inbox: Inbox, app: Fla
     settle(inbox, "ticket_created", reference="35436", status=201, request_id="z-2")
     deliver(inbox, "event-2", "twitter:1", "35436")
     page = look_at(client, 1).text
-    text = Reader(page).text
+    text = re.sub(r"20[0-9-]{8} [0-9:]{8} UTC", "at this second", Reader(page).text)
     story = (
         f"delivered {AUTHOR} X {TEXT}",
-        "Received from Khoros 0 s ago By push, request k-77",
-        "Attempt 1: outage 0 s ago Zendesk answered 503 after 100 ms, request z-1",
-        "Attempt 2: ticket created 0 s ago Zendesk answered 201 after 100 ms, request z-2",
-        "Ticket #35436 0 s ago",
+        "Received from Khoros at this second By push, request k-77",
+        "Attempt 1: outage at this second Zendesk answered 503 after 100 ms, request z-1",
+        "Attempt 2: ticket created at this second Zendesk answered 201 after 100 ms, request z-2",
+        "Ticket #35436 at this second",
         "Post twitter:1 Event event-1",
         "What Khoros sent",
         "The same post",
@@ -527,6 +607,24 @@ def test_an_item_has_its_whole_story(client: FlaskClient, inbox: Inbox, app: Fla
     places = [text.find(words) for words in story]
     assert -1 not in places and places == sorted(places), dict(zip(story, places, strict=True))
     assert rows_of(page) == [2] and "Send again" not in text
+
+
+def test_a_timeline_says_where_it_waited(client: FlaskClient, inbox: Inbox, database: Database) -> None:
+    inbox.accept([new_item()])
+    settle(inbox, OUTAGE, status=503)
+    move_gate(inbox, "checked")
+    inbox.retry([1])
+    settle(inbox, "ticket_created", reference="35436", status=201)
+    assert "Waited" not in look_at(client, 1).text
+    with database.transaction() as db:
+        db.change("UPDATE items SET received_at = received_at - 138")
+        db.change("UPDATE attempts SET at = at - 100 WHERE number = 1")
+    text = Reader(look_at(client, 1).text).text
+    first, second = (
+        text.index(f"Waited {wait}") for wait in ("38 s The reason is not kept: Zendesk", "2 min Attempt 1")
+    )
+    assert text.index("Received") < first < text.index("Attempt 1: outage") < second < text.index("Attempt 2: ticket")
+    assert "Attempt 1 had failed: outage, answer 503." in text
 
 
 def test_a_parked_item_says_why_and_can_be_sent_again_or_given_up(client: FlaskClient, inbox: Inbox) -> None:
@@ -583,10 +681,15 @@ def test_posts_can_be_hidden_on_every_page(changed: NewApp) -> None:
     client.post("/notifications", json=notification("event-1", "twitter:1"), headers=headers)
     client.post("/notifications", json={"text": TEXT, "author": AUTHOR}, headers=headers)
     park(relay_of(app).inbox, "event-2", "twitter:2")
+    accept_linked(relay_of(app).inbox, "https://x.example/jo_customer/status/1")
     queries = ("", "?q=twitter:1", "?q=1", "?state=parked", "?q=furious", "?q=Jo")
-    shown = [look(client, query).text for query in queries] + [look_at(client, n).text for n in (1, 2, 3)]
+    shown = [look(client, query).text for query in queries] + [look_at(client, n).text for n in (1, 2, 3, 4)]
     for page in shown:
-        assert not [private for private in (TEXT, AUTHOR, "Hello", "What Khoros sent") if private in page]
+        assert not [
+            private
+            for private in (TEXT, AUTHOR, "jo_customer", "Open the post", "Hello", "What Khoros sent")
+            if private in page
+        ]
     assert "Not readable" in shown[0] and "twitter:1" in shown[0] and "STATUS_SHOWS_POSTS is false" in shown[6]
     assert rows_of(shown[4]) == rows_of(shown[5]) == []
 
@@ -655,6 +758,7 @@ def test_a_search_finds_by_event_post_ticket_and_item(name: str, client: FlaskCl
     deliver(inbox, "event-2", "twitter:2", "35437")
     page = look(client, query_string({"q": name.replace("%23", "#")})).text
     assert rows_of(page) == [1] and "Show the latest" in page
+    assert "1 post found for" in page and 'aria-current="page"' not in page
     place = page.index('<ul class="items">') - page.index('role="search"')
     assert 0 < place < 2000, "the results do not stand under the field"
 

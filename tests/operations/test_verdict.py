@@ -19,6 +19,7 @@ from khoros.subscription import (
     PAUSED,
     STARTING,
     SUBSCRIBED,
+    WRONG_COMPANY,
     SubscriptionStatus,
 )
 from operations.health import BAD, GOOD, WAITING, Health
@@ -45,8 +46,15 @@ def parked(**counts: int) -> dict[str, Any]:
     return {"waiting": {name: Counts(0, count, None) for name, count in counts.items()}}
 
 
-def poll_failing(for_s: float) -> dict[str, Any]:
-    return {"polls": {LABEL_APPLIED: CatchUpStatus(failed=REASON, failing_since=NOW - for_s)}}
+def poll_failing(for_s: float, *, refused: bool = False) -> dict[str, Any]:
+    return {"polls": {LABEL_APPLIED: CatchUpStatus(failed=REASON, failing_since=NOW - for_s, refused=refused)}}
+
+
+def khoros_down(for_s: float, address: str = "https://relay.example", uuid: str = "u") -> dict[str, Any]:
+    """Khoros' API does not answer; a relay that polls has a subscription without an address."""
+    wanted = (LABEL_APPLIED, address, "CreateCase")
+    one = SubscriptionStatus(FAILED, REASON, uuid, wanted=wanted, failing_since=NOW - for_s)
+    return {"subscriptions": {LABEL_APPLIED: one}}
 
 
 SENTENCES = [
@@ -80,8 +88,28 @@ SENTENCES = [
         f"Khoros cannot call this service, which does not know its own address: labels make no tickets now; {AGAIN}.",
     ),
     (khoros("not_wanted"), BAD, f"The subscription in Khoros is not wanted: labels make no tickets now; {AGAIN}."),
+    # Khoros' API is down: it waits by itself at first, and what Khoros posts may go on.
+    (khoros_down(30.0), WAITING, f"The connection to Khoros does not work: new labels may still arrive; {FETCHED}."),
+    (khoros_down(130.0), BAD, f"The connection to Khoros does not work: new labels may still arrive; {FETCHED}."),
+    (khoros_down(30.0, ""), WAITING, f"The connection to Khoros does not work: labels make no tickets now; {FETCHED}."),
+    (
+        khoros_down(30.0, uuid=""),
+        WAITING,
+        f"The connection to Khoros does not work: labels make no tickets now; {AGAIN}.",
+    ),
+    (
+        khoros(WRONG_COMPANY),
+        BAD,
+        f"SPREDFAST_COMPANY_ID is none of the access token's companies: labels make no tickets now; {AGAIN}.",
+    ),
+    ({"loses_data": True}, BAD, "Heroku deletes the relay's database at each restart: posts that wait then are lost."),
     (poll_failing(30.0), WAITING, "Missed labels cannot be fetched from Khoros."),
     (poll_failing(130.0), BAD, "Missed labels cannot be fetched from Khoros."),
+    (
+        poll_failing(30.0, refused=True),
+        BAD,
+        "Khoros refuses the access token: missed labels cannot be fetched from Khoros.",
+    ),
     # Items that need a person.
     (parked(zendesk=1), BAD, "1 post needs attention: Zendesk did not take it."),
     (parked(zendesk=2), BAD, "2 posts need attention: Zendesk did not take them."),
@@ -143,6 +171,13 @@ def test_those_who_run_the_service_are_told_why_and_what_to_do() -> None:
     login = told(gate(UNAUTHORISED, reason="Zendesk refuses ZENDESK_CLIENT_ID"))
     assert login.reason == "Zendesk refuses ZENDESK_CLIENT_ID" and "Copy Identifier and Secret again" in login.to_do
     assert told(gate(OUTAGE, reason="Zendesk answered 503")).to_do == BY_ITSELF
+    gone = told(gate(UNAUTHORISED, reason="Zendesk answered 404: no account works at ZENDESK_API_URL: it was renamed"))
+    assert gone.sentence.startswith("Zendesk has no working account at ZENDESK_API_URL: new posts wait here")
+    assert gone.to_do.startswith("Correct ZENDESK_API_URL") and gone.level == BAD
+    assert told(khoros_down(30.0)).to_do == "The relay tries again by itself."
+    company = told(khoros(WRONG_COMPANY, detail="SPREDFAST_COMPANY_ID 9 is no company of the access token, which has:"))
+    assert company.to_do.startswith("Set SPREDFAST_COMPANY_ID")
+    assert "Resources > Add-ons" in told({"loses_data": True}).to_do
     named = told(gate(OUTAGE, reason="Zendesk (acme.zendesk.example) cannot be reached: no such host name"))
     assert "Correct ZENDESK_API_URL" in named.to_do
     assert "Copy the access token again" in told(khoros(LOGIN_REFUSED, detail="refuses SPREDFAST_API_TOKEN")).to_do
