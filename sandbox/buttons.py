@@ -61,6 +61,11 @@ class Buttons:
         """The kinds of destinations that nobody breaks now."""
         return {kind for kind, switch in self.switches.items() if switch.mode.name == HEALTHY}
 
+    @property
+    def armed(self) -> int:
+        """How many posts Zendesk will refuse next."""
+        return sum(fault["left"] for fault in self.zendesk.faults.state()["faults"] if fault["mode"] == "fail")
+
     def burst(self) -> Burst | None:
         """The newest burst."""
         made = Counter(ticket.external_id for ticket in self.zendesk.tickets)
@@ -165,8 +170,10 @@ class Buttons:
 
     def _switch(self) -> Answer:
         place = request.form["place"]
-        switch = self.switches[place]
+        switch, armed = self.switches[place], self.armed
         switch.turn(request.form["mode"])
+        if place == ZENDESK and armed:  # it outlasts the switch, which has cleared all faults
+            self._refuse(armed)
         says, title = switch.mode.says, PLACES[place]
 
         def answer() -> str:
@@ -181,15 +188,18 @@ class Buttons:
     def _set_status(self, ticket_id: int) -> Answer:
         status = request.form["status"]
         self.zendesk.set_status(ticket_id, status)
-        return lambda: f"Ticket #{ticket_id} is {status} in Zendesk. The relay asks for it within two minutes."
+        return lambda: f"Ticket #{ticket_id} is {status} in Zendesk. The relay sees it within a minute."
 
     def _refuse_next(self) -> Answer:
-        self.zendesk.faults.fail(1, 422, path="/api/v2/tickets", method="POST")
+        self._refuse(1)
         return lambda: (
             "Armed: Zendesk will refuse the next post."
-            if self.zendesk.faults.state()["faults"]
+            if self.armed
             else "Zendesk has refused that post: it needs attention. The others go on."
         )
+
+    def _refuse(self, next_n: int) -> None:
+        self.zendesk.faults.fail(next_n, 422, path="/api/v2/tickets", method="POST")
 
     def _kill_relay(self) -> Answer:
         if self.relay.running:

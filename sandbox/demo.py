@@ -104,6 +104,7 @@ class DemoPage:
             rule=RULE,
             steps=self._steps(),
             answer=self._answer(),
+            armed=self.buttons.armed,
             health=health,
             story=story(health, self.buttons.killed, self.buttons.healthy(), self.khoros.label_name),
             sentences=self.chronicle.newest(SHOWN_SENTENCES),

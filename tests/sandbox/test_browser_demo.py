@@ -91,6 +91,10 @@ def test_one_post_becomes_a_ticket_by_itself_and_three_steps_tick_themselves_off
             ("Bring Zendesk back", "Zendesk works again."),
         ):
             expect(page.locator("#next")).to_have_text(label)
+            for width in (1280, 1024, 768, 360):
+                page.set_viewport_size({"width": width, "height": 800})
+                widths = page.locator(".step > div").evaluate_all("all => all.map(one => one.clientWidth)")
+                assert min(widths) > 140, f"{widths} px are left for the words of the steps in {width} px"
             page.locator("#next").click()
             expect(page.locator("#answer")).to_contain_text(answer)
         expect(page.locator(".step.done")).to_have_count(3)
@@ -232,6 +236,12 @@ def test_on_a_phone_what_a_button_answers_is_in_sight_wherever_it_is_pressed(bro
         for button in page.locator(".actions button").all():
             box = button.bounding_box()
             assert box and box["x"] + box["width"] <= 360 and box["height"] >= 24
+
+
+def test_on_a_phone_the_bar_keeps_its_distance_from_the_steps(browser: Browser, demo: Demo) -> None:
+    with opened(browser, demo.url, 360) as page:
+        last, bar = page.locator("#step-3").bounding_box(), page.locator(".sticky").bounding_box()
+        assert last and bar and bar["y"] - last["y"] - last["height"] >= 8
 
 
 def test_everything_works_with_the_keyboard_and_the_focus_stays(browser: Browser, demo: Demo) -> None:

@@ -129,9 +129,12 @@ def test_it_asks_the_relay_how_it_is_and_leaves_the_servers_own_lines_out(client
     assert "&lt;b&gt;well&lt;/b&gt;" in page and "path=" not in page
 
 
-def test_it_counts_what_is_in_the_database_also_while_the_relay_is_dead(client: FlaskClient, relay: Relay) -> None:
+def test_it_counts_what_is_in_the_database_and_the_tickets_also_while_the_relay_is_dead(
+    client: FlaskClient, zendesk: FakeZendesk, relay: Relay
+) -> None:
     relay.start().wait_ready()
-    counted = ('<dd id="waiting">3</dd>', '<dd id="delivered">4</dd>', '<dd id="attention">1</dd>')
+    make_ticket(zendesk, "x:8")
+    counted = ('<dd id="waiting">3</dd>', '<dd id="made">1</dd>', '<dd id="attention">1</dd>')
     assert all(number in client.get("/").text for number in counted)
     client.post("/_sandbox/relay/kill")
     page = client.get("/").text
@@ -380,6 +383,17 @@ def test_a_burst_is_answered_by_what_is_safe_and_at_last_by_its_tickets(
 def test_a_refusal_is_armed_until_it_has_happened(client: FlaskClient, zendesk: FakeZendesk) -> None:
     client.post("/_sandbox/refuse")
     assert "Armed: Zendesk will refuse the next post." in answer(client)
+    ticketing = zendesk.app.test_client()
+    login = ("agent@acme.example/token", zendesk.api_token)
+    for mode, status in (("down", 503), ("healthy", 422)):  # a switch does not disarm it
+        client.post("/_sandbox/switch", data={"place": "zendesk", "mode": mode})
+        assert "Armed: refuses the next post" in client.get("/").text
+        assert ticketing.post("/api/v2/tickets", json={}, auth=login).status_code == status
+    assert "Refuse the next post" in client.get("/").text
+
+
+def test_a_refusal_that_has_happened_is_said(client: FlaskClient, zendesk: FakeZendesk) -> None:
+    client.post("/_sandbox/refuse")
     login = ("agent@acme.example/token", zendesk.api_token)
     assert zendesk.app.test_client().post("/api/v2/tickets", json={}, auth=login).status_code == 422
     assert "Zendesk has refused that post" in answer(client)
