@@ -100,7 +100,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
         destination VARCHAR(100) NOT NULL,
         reference VARCHAR(255) NOT NULL,
         subject_id VARCHAR(255) NOT NULL,
-        state VARCHAR(20) NOT NULL,  -- Zendesk's status: new, open, pending, hold, solved, closed; ours: missing, deleted
+        state VARCHAR(20) NOT NULL,  -- Zendesk's word (new, open, pending, hold, solved, closed), missing or deleted
         seen_at DOUBLE PRECISION NOT NULL,  -- when it had this state; 0 makes the relay ask once more
         PRIMARY KEY (destination, reference)
         )""",
