@@ -110,10 +110,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.after_request(secure)
     for command in cli.COMMANDS:
         app.cli.add_command(command)
+    command_line = click.get_current_context(silent=True)
     try:
         settings = settings or Settings.from_env(os.environ)
     except ConfigError as error:
-        command_line = click.get_current_context(silent=True)
         if not (platform(os.environ) or (command_line and command_line.info_name != "run")):
             raise
         closed.close(app, error, ALL_VARIABLES)
@@ -124,6 +124,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     parts = _wire(settings)
     log.configure(config.log_level, parts.secrets)
     app.extensions["relay"] = parts
+    if command_line:
+        command_line.call_on_close(parts.inbox.close)  # the pool's threads would hold up its end
     for path in () if config.polling else NOTIFICATIONS_PATHS:
         app.add_url_rule(path, view_func=notifications, methods=["POST"])
     app.add_url_rule("/health", view_func=health)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -136,7 +136,7 @@ class ZendeskDestination(Destination):
     def _find_tickets(self, item: Item) -> list[Ticket]:
         """The post's tickets, newest first. The list leaves archived ones out, which are closed for months."""
         found = self._client.find_tickets(item.subject_id)
-        with suppress(Rejected, AuthFailed):  # the list was answered, so we are accepted: this way finds nothing
+        with _none_when_refused():  # the list was answered, so we are accepted: this way finds nothing
             return found or self._client.find_archived(item.subject_id)
         return []
 
@@ -184,7 +184,7 @@ class ZendeskDestination(Destination):
         return _sent("note_added", reply)
 
     def _has_note(self, ticket_id: int, event_uuid: str) -> bool:
-        with suppress(Rejected, AuthFailed):  # whether the ticket takes the note shows what is wrong
+        with _none_when_refused():  # whether the ticket takes the note shows what is wrong
             return self._client.has_note(ticket_id, event_uuid)
         return False
 
@@ -222,7 +222,7 @@ class ZendeskDestination(Destination):
 
     def _status(self, ticket_id: int) -> str:
         """The ticket's status, "" when Zendesk does not say."""
-        with suppress(Rejected, AuthFailed):
+        with _none_when_refused():
             ticket = self._client.show_ticket(ticket_id)
             return ticket.status if ticket else "deleted"
         return ""
@@ -233,6 +233,16 @@ class ZendeskDestination(Destination):
 
     def _note_draft(self, item: Item, reference: str) -> Draft:
         return Draft(NOTE, note_body(_post(item), self._style), _idempotency_key(item, "note", reference), reference)
+
+
+@contextmanager
+def _none_when_refused() -> Iterator[None]:
+    """A look-up that our role may not make finds nothing. After a 401 nobody knows: it is raised."""
+    try:
+        yield
+    except (Rejected, AuthFailed) as refusal:
+        if refusal.status == 401:
+            raise
 
 
 def _outcome_unknown(item: Item) -> bool:

@@ -40,6 +40,7 @@ GATE_TROUBLES = {
     LIMITED: "{} takes no more calls at the moment",
 }
 REFUSED_BY_ALL = "{} refuses every post"
+NOT_ACCEPTED = "{} does not accept messages from the relay"  # for its login, or because of the place itself
 NO_ACCOUNT_THERE = "{} has no working account at ZENDESK_API_URL"
 LOSES_DATA = "Heroku deletes the relay's database at each restart: posts that wait then are lost."
 ADD_DATABASE = "In dashboard.heroku.com > your app > Resources > Add-ons, add Heroku Postgres."
@@ -111,6 +112,8 @@ def _about_destinations(health: Health) -> Iterator[Verdict]:
         trouble = GATE_TROUBLES.get(gate.state, REFUSED_BY_ALL)
         if gate.state == UNAUTHORISED and "ZENDESK_API_URL" in gate.reason:
             trouble = NO_ACCOUNT_THERE
+        elif gate.state == UNAUTHORISED and ":" in name:
+            trouble = NOT_ACCEPTED
         to_do = advice(gate.reason)
         to_do = BY_ITSELF if to_do == advice("") else to_do
         sentence = f"{trouble.format(title(name))}: {_waiting(health, name)}."

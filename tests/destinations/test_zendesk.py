@@ -480,6 +480,21 @@ def test_a_note_whose_answer_was_lost_is_found_and_gets_its_tag(
     assert len(zendesk.tickets[0].comments) == 2 and "billing" in zendesk.tickets[0].tags
 
 
+def test_a_note_is_not_added_again_while_nobody_can_look_for_it(
+    destination: ZendeskDestination, zendesk: FakeZendesk
+) -> None:
+    reference = deliver(destination).reference
+    sending = Sending(destination, new_claimed("e2", latest_reference=reference, payload=labelled("Billing")))
+    zendesk.faults.reset(1, method="PUT", path=f"/api/v2/tickets/{reference}", effect=True)
+    with pytest.raises(Unavailable):
+        sending.go()
+    zendesk.faults.fail(2, 401, method="GET", path=f"/api/v2/tickets/{reference}/comments")
+    with pytest.raises(AuthFailed):
+        sending.again()
+    assert sending.again().how == "note_found"
+    assert len(zendesk.tickets[0].comments) == 2
+
+
 def test_a_tag_that_the_ticket_has_is_not_added_again(destination: ZendeskDestination, zendesk: FakeZendesk) -> None:
     """Zendesk takes few updates of one ticket."""
     reference = deliver(destination).reference

@@ -36,7 +36,7 @@ from flask.testing import FlaskCliRunner
 from steps import claim, deliver, move_gate, park, settle
 
 import log
-from app import Settings
+from app import Settings, create_app
 from destinations.slack import SlackSettings
 from inbox.database import Database, DatabaseUnavailable
 from inbox.gate import OUTAGE
@@ -44,7 +44,7 @@ from inbox.inbox import Inbox
 from inbox.items import NewItem, Outcome
 from operations import cli
 from operations.cli_output import command
-from operations.relay import Relay
+from operations.relay import Relay, current_relay
 from outbound import AuthFailed
 from sandbox.khoros import FakeKhoros
 from sandbox.receiver import HOOK_PATH, FakeReceiver
@@ -495,6 +495,18 @@ def test_no_command_of_flasks_own_hides_one_of_ours(app: Flask) -> None:
     group = FlaskGroup(create_app=lambda: app)
     with click.Context(group, obj=ScriptInfo(create_app=lambda: app)) as context:
         assert [group.get_command(context, str(one.name)) for one in cli.COMMANDS] == [*cli.COMMANDS]
+
+
+def test_a_command_leaves_no_thread_of_the_pool_that_would_hold_up_its_end(
+    emptied: Callable[[], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in {**alone(tmp_path), "DATABASE_URL": emptied()}.items():
+        monkeypatch.setenv(name, value)
+    before = {*threading.enumerate()}
+    with click.Context(click.Group("flask")), create_app().app_context():
+        current_relay().records.waiting()
+        assert {*threading.enumerate()} > before
+    assert {*threading.enumerate()} == before
 
 
 @pytest.fixture

@@ -174,6 +174,8 @@ def test_those_who_run_the_service_are_told_why_and_what_to_do() -> None:
     gone = told(gate(UNAUTHORISED, reason="Zendesk answered 404: no account works at ZENDESK_API_URL: it was renamed"))
     assert gone.sentence.startswith("Zendesk has no working account at ZENDESK_API_URL: new posts wait here")
     assert gone.to_do.startswith("Correct ZENDESK_API_URL") and gone.level == BAD
+    there = told({"gates": {CRISIS: Gate(UNAUTHORISED, "Slack answered not_in_channel")}, "waiting": {}})
+    assert there.sentence.startswith("Slack #crisis does not accept messages from the relay: new posts wait here")
     assert told(khoros_down(30.0)).to_do == "The relay tries again by itself."
     company = told(khoros(WRONG_COMPANY, detail="SPREDFAST_COMPANY_ID 9 is no company of the access token, which has:"))
     assert company.to_do.startswith("Set SPREDFAST_COMPANY_ID")
