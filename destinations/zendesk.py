@@ -9,11 +9,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from config import Reader, as_boolean, as_https_url, as_secret, as_token
+from config import Reader, as_boolean, as_https_url, as_token
 from destinations.destination import Destination, Sent
 from destinations.zendesk_comment import Post
 from destinations.zendesk_requester import Requester
-from destinations.zendesk_words import Style, label_tags, note_body, read_fields, ticket_body, with_requester
+from destinations.zendesk_words import (
+    Style,
+    label_tags,
+    note_body,
+    read_email,
+    read_fields,
+    read_requester,
+    ticket_body,
+    with_requester,
+)
 from events import Subject
 from inbox.items import Draft, Item
 from outbound import AuthFailed, Rejected, ServiceError, Unavailable
@@ -64,27 +73,31 @@ class ZendeskSettings:
             url=read("ZENDESK_API_URL", _account_url, required=True),
             client_id=read("ZENDESK_CLIENT_ID", as_token, ""),
             client_secret=read("ZENDESK_CLIENT_SECRET", as_token, ""),
-            user_email=read("ZENDESK_USER_EMAIL", _email, ""),
+            user_email=read("ZENDESK_USER_EMAIL", read_email, ""),
             api_token=read("ZENDESK_API_TOKEN", lambda value: as_token(value.rpartition("/token:")[2]), ""),
             ticket_fields=read("ZENDESK_TICKET_FIELDS", read_fields, {}),
             comment_public=read("ZENDESK_COMMENT_PUBLIC", as_boolean, False),
-            requester=read("ZENDESK_REQUESTER", _requester, cls.requester),
+            requester=read("ZENDESK_REQUESTER", read_requester, cls.requester),
         )
         read.need_a_pair(("ZENDESK_CLIENT_ID", "ZENDESK_CLIENT_SECRET"), ("ZENDESK_USER_EMAIL", "ZENDESK_API_TOKEN"))
         return settings
 
 
 class ZendeskDestination(Destination):
-    """See destinations/destination.py for what its methods promise. `fields_for` gives the fields of a post's route,
-    which go over the style's own. With `requester` a ticket's requester is the post's author."""
+    """See destinations/destination.py. `fields_for` gives a route's fields, `requester` the user of a post's author."""
 
     name, title, parallel, noun = "zendesk", "Zendesk", PARALLEL, "ticket"
 
     def __init__(
         self, client: ZendeskClient, url: str, style: Style, fields_for: FieldsFor, requester: Requester | None = None
     ) -> None:
-        self._client, self._url, self._style, self._fields_for = client, url, style, fields_for
-        self._requester = requester
+        self._client, self._url, self._style, self._fields_for, self._requester = (
+            client,
+            url,
+            style,
+            fields_for,
+            requester,
+        )
         ends = f"Zendesk switches API tokens off on {API_TOKENS_END}: set ZENDESK_CLIENT_ID and ZENDESK_CLIENT_SECRET"
         self.notice = self._ends = ends if client.uses_api_token else ""
 
@@ -92,8 +105,8 @@ class ZendeskDestination(Destination):
         """A ticket, or a note when the post has one."""
         again = ("retry", item.attempts) if item.attempts > 1 else ()
         if item.latest_reference is None:
-            kind = UNADDRESSED if self._requester else TICKET
-            return Draft(kind, self._ticket_body(item), _idempotency_key(item, *again))
+            kind, key = UNADDRESSED if self._requester else TICKET, _idempotency_key(item, *again)
+            return Draft(kind, self._ticket_body(item), key)
         return self._note_draft(item, item.latest_reference)
 
     def send(self, item: Item, refreeze: Callable[[Draft], Item]) -> Sent:
@@ -166,7 +179,11 @@ class ZendeskDestination(Destination):
                 self.check()
         body = self._addressed(item, self._ticket_body(item, in_place_of=int(draft.target)))
         plain = Draft(REPLACEMENT, body, _idempotency_key(item, "plain", item.attempts), draft.target)
-        return self._create(refreeze(plain), refreeze)
+        try:
+            return self._create(refreeze(plain), refreeze)
+        except (Rejected, AuthFailed):  # it was not about the follow-up
+            refreeze(draft)
+            raise
 
     def _send_note(self, item: Item, refreeze: Callable[[Draft], Item]) -> Sent:
         """Adds the note, then the tags that the ticket lacks. When these fail, the next attempt finds the note."""
@@ -249,8 +266,7 @@ def _outcome_unknown(item: Item) -> bool:
     """Whether to look for a ticket first: the key has expired, the event was polled, or the post got a ticket from
     another item after this one's draft was frozen."""
     forgotten = item.sent_s_ago is not None and not 0 <= item.sent_s_ago <= KEY_LIFE_S
-    overtaken = _other_reference(item) is not None
-    return item.source == "poll" or forgotten or overtaken
+    return item.source == "poll" or forgotten or _other_reference(item) is not None
 
 
 def _other_reference(item: Item) -> str | None:
@@ -276,19 +292,6 @@ def _idempotency_key(item: Item, *more: object) -> str:
     """The same event and post always give the same key, even after the database was lost."""
     digest = hashlib.sha256(f"{item.event_uuid}\n{item.subject_id}".encode()).hexdigest()[:40]
     return "-".join([digest, *map(str, more)])
-
-
-def _requester(value: str) -> str:
-    if value.lower() not in ("agent", "author"):
-        raise ValueError("must be agent or author")
-    return value.lower()
-
-
-def _email(value: str) -> str:
-    address = as_secret(value.partition("/token")[0])
-    if re.fullmatch(r"[^@:<>]+@[\w-]+(\.[\w-]+)+", address):
-        return address
-    raise ValueError("is not an e-mail address")
 
 
 def _account_url(value: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from config import as_secret
 from destinations.text import cut, one_line
 from destinations.zendesk_comment import Post, author_name, comment_html, occasion_of, screen_name, subject
 from events import StreamItem, is_web_address
@@ -139,6 +140,21 @@ def _folded(text: str) -> str:
 
 
 # Fields
+
+
+def read_requester(value: str) -> str:
+    """agent or author. Raises ValueError."""
+    if value.lower() not in ("agent", "author"):
+        raise ValueError("must be agent or author")
+    return value.lower()
+
+
+def read_email(value: str) -> str:
+    """An e-mail address, also with the /token that Zendesk's examples put behind it. Raises ValueError."""
+    address = as_secret(value.partition("/token")[0])
+    if re.fullmatch(r"[^@:<>]+@[\w-]+(\.[\w-]+)+", address):
+        return address
+    raise ValueError("is not an e-mail address")
 
 
 def read_fields(value: str) -> dict[str, Any]:

@@ -378,6 +378,17 @@ def test_a_follow_up_that_is_refused_in_any_way_becomes_a_plain_ticket_when_we_a
     assert (sending.go().reference, sending.draft.kind) == ("8", "replacement")
 
 
+def test_a_follow_up_stays_one_when_a_plain_ticket_is_refused_as_well(answers: responses.RequestsMock) -> None:
+    """Zendesk refused everything for a while: that says nothing about follow-ups."""
+    answers.post(f"{BASE}/api/v2/tickets", status=403)
+    answers.get(f"{BASE}/api/v2/tickets", **LIST)
+    answers.get(f"{BASE}/api/v2/users/me", status=403)
+    sending = following(by_api_token())
+    with pytest.raises(AuthFailed):
+        sending.go()
+    assert (sending.draft.kind, sending.draft.key) == ("follow_up", "key")
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_follow_up_stays_one_when_zendesk_refuses_us(answers: responses.RequestsMock, status: int) -> None:
     answers.post(f"{BASE}/api/v2/tickets", status=status)
