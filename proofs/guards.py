@@ -254,7 +254,7 @@ MUTATIONS = [
         "the look-up when another item of the post was quicker",
         "destinations/zendesk.py:_outcome_unknown",
         "simulation",
-        change=(" or _other_reference(item) is not None", ""),
+        change=(r" or _other_reference\(item\) is not None", ""),
     ),
     Mutation(
         "the look-up before a note is sent again",
