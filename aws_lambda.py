@@ -105,7 +105,7 @@ def ask_for_tick(relay: Any) -> None:
 def lambda_client() -> Any:
     """Lambda's own client, which is part of its Python (https://docs.aws.amazon.com/lambda/latest/api/API_Invoke)."""
     import boto3  # type: ignore[import-not-found]  # not in requirements.txt: only http needs it
-    from botocore.config import Config  # type: ignore[import-not-found]
+    from botocore.config import Config  # type: ignore[import-not-found]  # comes with boto3
 
     once = Config(connect_timeout=INVOKE_S, read_timeout=INVOKE_S, retries={"max_attempts": 0})
     return boto3.client("lambda", config=once)

@@ -270,8 +270,8 @@ def main(handler: str, asks: int, answers: int) -> None:
                 say({"invoke": FunctionName, "payload": json.loads(Payload)})
 
         boto3, botocore, config = ModuleType("boto3"), ModuleType("botocore"), ModuleType("botocore.config")
-        boto3.client = lambda name, config: Client()  # type: ignore[attr-defined]
-        config.Config = lambda **options: options  # type: ignore[attr-defined]
+        boto3.client = lambda name, config: Client()  # type: ignore[attr-defined]  # a module made here
+        config.Config = lambda **options: options  # type: ignore[attr-defined]  # the same
         sys.modules |= {"boto3": boto3, "botocore": botocore, "botocore.config": config}
         sys.path[0] = str(ROOT)
         began_at = time.perf_counter()

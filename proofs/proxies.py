@@ -240,10 +240,10 @@ def main() -> int:
     for name in wanted.proxy or NAMES:
         with world(name) as here:
             checks: dict[str, Callable[[], str]] = {
-                check.__name__: lambda check=check: check(here)  # type: ignore[misc]
+                check.__name__: lambda check=check: check(here)  # type: ignore[misc]  # mypy reads no default
                 for check in (https, address, bodies, slow, idle)
             }
-            checks["reloads"] = lambda here=here: reloads(here, wanted.seconds)  # type: ignore[misc]
+            checks["reloads"] = lambda here=here: reloads(here, wanted.seconds)  # type: ignore[misc]  # mypy reads no default
             for title, check in checks.items():
                 try:
                     print(f"{name}: {title}: {check()}", flush=True)

@@ -47,7 +47,8 @@ class Proxy:
             "-days=2",
         ]
         named = ["-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}", "-keyout", str(self._key)]
-        subprocess.run([*new_key, *named, "-out", str(self.certificate)], check=True, capture_output=True)  # noqa: S603
+        command = [*new_key, *named, "-out", str(self.certificate)]
+        subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - our own command
         self._config = folder / f"{name}.conf"
         self._write()
         command = {
@@ -57,7 +58,7 @@ class Proxy:
         home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
         self._env = {**os.environ, **home, "PATH": f"{os.environ['PATH']}:/usr/sbin"}
         self._log = (folder / f"{name}.log").open("ab")
-        self._process = subprocess.Popen(command, env=self._env, stdout=self._log, stderr=self._log)  # noqa: S603
+        self._process = subprocess.Popen(command, env=self._env, stdout=self._log, stderr=self._log)  # noqa: S603 - nginx or Caddy
 
     def lead_to(self, *ports: int) -> None:
         """Changes the relays behind it, without a restart: writes the configuration and reloads it."""
